@@ -1,0 +1,17 @@
+//! The vocabulary of a turn: what a caller asks ([`Prompt`]) and what comes back ([`Event`]s),
+//! free of any vendor's wire format. Depends on nothing.
+
+mod event;
+mod id;
+mod loss;
+mod prompt;
+mod tool;
+
+pub use event::{CallKey, Event, FinishReason, Frame, UpstreamFailure, Usage};
+pub use id::{Ids, ModelId, ProviderId};
+pub use loss::{LossKind, Losses};
+pub use prompt::{
+    AssistantPart, Effort, Image, JsonSchemaFormat, Message, OutputFormat, Part, Prompt, Reasoning,
+    Sampling, ToolCall, ToolResult,
+};
+pub use tool::{Tool, ToolChoice, ToolKind, ToolName, sanitize_wire_name};

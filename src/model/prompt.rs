@@ -1,0 +1,214 @@
+//! The provider-neutral question of a turn.
+
+use bytes::Bytes;
+use serde_json::{Number, value::RawValue};
+
+use super::{Losses, Tool, ToolChoice, ToolKind, ToolName};
+
+/// Everything a model is asked, whichever upstream answers.
+#[derive(Clone, Debug)]
+pub struct Prompt {
+    /// `instructions` and system messages, in order.
+    pub system: Vec<String>,
+    /// The conversation.
+    pub messages: Vec<Message>,
+    /// Tools on offer; their wire names are unique.
+    pub tools: Vec<Tool>,
+    /// What the model must call.
+    pub tool_choice: ToolChoice,
+    /// Whether several calls may come in one answer.
+    pub parallel_tool_calls: Option<bool>,
+    /// Temperature and the like.
+    pub sampling: Sampling,
+    /// How hard to think, and whether to show it.
+    pub reasoning: Reasoning,
+    /// Free text, or JSON.
+    pub output: OutputFormat,
+    /// Whether the caller wants a stream.
+    pub stream: bool,
+    /// Groups turns that share a prefix.
+    pub prompt_cache_key: Option<String>,
+    /// The caller's `service_tier`.
+    pub service_tier: Option<String>,
+    /// What parsing could not carry over.
+    pub losses: Losses,
+    /// The caller's JSON, for upstreams that speak the same protocol.
+    pub raw: Bytes,
+}
+
+/// A step of the conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// From the person.
+    User(Vec<Part>),
+    /// From the program around the model (Codex puts its base instructions here).
+    Developer(Vec<Part>),
+    /// From the model.
+    Assistant(Vec<AssistantPart>),
+    /// What a tool answered.
+    ToolResult(ToolResult),
+}
+
+/// A piece of what a person or tool says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Text.
+    Text(String),
+    /// A picture.
+    Image(Image),
+}
+
+/// A picture by address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// `https:` or `data:`.
+    pub url: String,
+    /// `low`, `high` or `auto`.
+    pub detail: Option<String>,
+}
+
+/// A piece of what the model said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AssistantPart {
+    /// Visible text.
+    Text(String),
+    /// What it thought.
+    Reasoning {
+        /// Readable form; may be empty.
+        text: String,
+        /// Form that only its vendor reads.
+        encrypted: Option<String>,
+    },
+    /// A tool call.
+    Call(ToolCall),
+}
+
+/// A call the model made earlier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Pairs the call with its result; may be empty in odd histories.
+    pub call_id: String,
+    /// What was called.
+    pub name: ToolName,
+    /// How the caller knows the tool.
+    pub kind: ToolKind,
+    /// JSON text of an object.
+    pub arguments: String,
+}
+
+/// What a tool answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolResult {
+    /// The call it answers.
+    pub call_id: String,
+    /// The tool, where a call before it named one.
+    pub name: Option<ToolName>,
+    /// The answer.
+    pub content: Vec<Part>,
+}
+
+/// Sampling parameters, as the caller wrote the numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Sampling {
+    /// At most this many tokens.
+    pub max_output_tokens: Option<u64>,
+    /// Temperature.
+    pub temperature: Option<Number>,
+    /// Nucleus.
+    pub top_p: Option<Number>,
+    /// Presence penalty.
+    pub presence_penalty: Option<Number>,
+    /// Frequency penalty.
+    pub frequency_penalty: Option<Number>,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+}
+
+/// How hard the model should think.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effort {
+    /// Not at all.
+    None,
+    /// Hardly.
+    Minimal,
+    /// A little.
+    Low,
+    /// Normally.
+    Medium,
+    /// Much.
+    High,
+    /// Very much.
+    XHigh,
+    /// As much as it can.
+    Max,
+}
+
+impl Effort {
+    /// The wire label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Minimal => "minimal",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::XHigh => "xhigh",
+            Self::Max => "max",
+        }
+    }
+
+    /// Reads a wire label; `ultra` is `max`, anything unknown is nothing.
+    pub fn parse(label: &str) -> Option<Self> {
+        Some(match label {
+            "none" => Self::None,
+            "minimal" => Self::Minimal,
+            "low" => Self::Low,
+            "medium" => Self::Medium,
+            "high" => Self::High,
+            "xhigh" => Self::XHigh,
+            "max" | "ultra" => Self::Max,
+            _ => return None,
+        })
+    }
+}
+
+/// The caller's `reasoning`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reasoning {
+    /// How hard to think, if stated.
+    pub effort: Option<Effort>,
+    /// Whether the caller wants to see reasoning (`summary` is there and not `none`).
+    pub show: bool,
+}
+
+/// The caller's `text.format`.
+#[derive(Clone, Debug, Default)]
+pub enum OutputFormat {
+    /// Free text.
+    #[default]
+    Text,
+    /// Some JSON object.
+    JsonObject,
+    /// JSON that a schema describes.
+    JsonSchema(JsonSchemaFormat),
+}
+
+/// A schema the answer must follow.
+#[derive(Clone, Debug)]
+pub struct JsonSchemaFormat {
+    /// Its name; `response` if the caller gave none.
+    pub name: String,
+    /// Told to the model.
+    pub description: Option<String>,
+    /// JSON Schema.
+    pub schema: Box<RawValue>,
+    /// Whether deviations are impossible.
+    pub strict: Option<bool>,
+}
+
+impl Prompt {
+    /// The tool with this wire name.
+    pub fn tool(&self, wire_name: &str) -> Option<&Tool> {
+        self.tools.iter().find(|tool| tool.wire_name == wire_name)
+    }
+}

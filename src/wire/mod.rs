@@ -1,0 +1,5 @@
+//! Bytes ↔ frames, for every protocol we speak.
+
+pub mod compaction;
+pub mod json;
+pub mod sse;
