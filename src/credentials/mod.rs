@@ -1,0 +1,152 @@
+//! Secrets on their way to an upstream. None of these types prints, serialises or compares by value.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// What a lease lends for one exchange.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// Nothing: a local server, or a provider whose key is not set.
+    None,
+    /// An API key.
+    Key(SecretString),
+    /// The caller's own login.
+    Forwarded(CallerAuth),
+}
+
+/// Headers of the caller that may go to a forward provider, and nowhere else.
+/// Source: what Codex CLI 0.169.0 sends to the ChatGPT backend.
+pub const FORWARD_HEADERS: [&str; 19] = [
+    "authorization",
+    "chatgpt-account-id",
+    "openai-beta",
+    "originator",
+    "session_id",
+    "session-id",
+    "thread-id",
+    "version",
+    "x-client-request-id",
+    "x-codex-beta-features",
+    "x-codex-installation-id",
+    "x-codex-parent-thread-id",
+    "x-codex-routing-hint",
+    "x-codex-turn-metadata",
+    "x-codex-turn-state",
+    "x-codex-window-id",
+    "x-oai-attestation",
+    "x-openai-subagent",
+    "x-responsesapi-include-timing-metrics",
+];
+
+/// The longest value of a forwarded header, in bytes.
+pub const MAX_FORWARD_VALUE: usize = 8 * 1024;
+
+/// The allow-listed headers of one caller.
+#[derive(Clone, Default)]
+pub struct CallerAuth(Vec<(&'static str, SecretString)>);
+
+impl CallerAuth {
+    /// Picks the allow-listed headers out of what `header` knows; odd values are left behind.
+    ///
+    /// `is_ours` tells whether a value is one of our own admission keys, which never go upstream.
+    pub fn pick<'h>(
+        header: impl Fn(&str) -> Option<&'h str>,
+        is_ours: impl Fn(&str) -> bool,
+    ) -> Self {
+        let legal = |value: &&str| {
+            !value.is_empty()
+                && value.len() <= MAX_FORWARD_VALUE
+                && value.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+                && !is_ours(value.strip_prefix("Bearer ").unwrap_or(value).trim())
+        };
+        Self(
+            FORWARD_HEADERS
+                .into_iter()
+                .filter_map(|name| {
+                    header(name)
+                        .filter(legal)
+                        .map(|value| (name, SecretString::from(value)))
+                })
+                .collect(),
+        )
+    }
+
+    /// Whether the caller is logged in.
+    pub fn is_authorized(&self) -> bool {
+        self.0.iter().any(|(name, _)| *name == "authorization")
+    }
+
+    /// Names and values, for the one place that writes credential headers.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &SecretString)> {
+        self.0.iter().map(|(name, value)| (*name, value))
+    }
+}
+
+impl fmt::Debug for CallerAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+impl Credential {
+    /// Blots this credential out of a text that an upstream sent: some echo keys in their errors.
+    pub fn redact(&self, text: &str) -> String {
+        let blot = |text: String, secret: &SecretString| {
+            let secret = secret.expose_secret();
+            let secret = secret.strip_prefix("Bearer ").unwrap_or(secret);
+            if secret.len() < MIN_SECRET || !text.contains(secret) {
+                return text;
+            }
+            text.replace(secret, "[redacted]")
+        };
+        match self {
+            Self::None => text.to_owned(),
+            Self::Key(key) => blot(text.to_owned(), key),
+            Self::Forwarded(caller) => caller
+                .headers()
+                .filter(|(name, _)| matches!(*name, "authorization" | "chatgpt-account-id"))
+                .fold(text.to_owned(), |text, (_, secret)| blot(text, secret)),
+        }
+    }
+}
+
+/// Shorter secrets would blot out ordinary words.
+const MIN_SECRET: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p11_only_listed_headers_are_picked_and_none_is_printed() {
+        let header = |name: &str| match name {
+            "authorization" => Some("Bearer chatgpt-token-1"),
+            "cookie" | "x-api-key" | "user-agent" => Some("never"),
+            "thread-id" => Some("t1"),
+            "originator" => Some("bad\u{1}value"),
+            "session_id" => Some(""),
+            _ => None,
+        };
+        let caller = CallerAuth::pick(header, |_| false);
+        let names: Vec<_> = caller.headers().map(|(name, _)| name).collect();
+        assert_eq!(names, ["authorization", "thread-id"]);
+        assert!(caller.is_authorized());
+        assert!(!format!("{caller:?}").contains("chatgpt-token"));
+    }
+
+    #[test]
+    fn our_own_keys_are_never_forwarded() {
+        let header = |name: &str| (name == "authorization").then_some("Bearer ocx_data");
+        assert!(!CallerAuth::pick(header, |value| value == "ocx_data").is_authorized());
+    }
+
+    #[test]
+    fn an_echoed_key_is_blotted_out() {
+        let key = Credential::Key(SecretString::from("sk-1234567890"));
+        assert_eq!(key.redact("bad key sk-1234567890!"), "bad key [redacted]!");
+        assert!(!format!("{key:?}").contains("sk-12"));
+    }
+}

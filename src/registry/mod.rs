@@ -1,0 +1,124 @@
+//! Which providers exist: facts about their endpoints as data, so that a new one needs no code.
+
+use std::sync::LazyLock;
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod quirks;
+
+pub use quirks::{EmptyAssistantContent, MaxTokensField, Quirks, ReasoningWireFormat, lists};
+
+/// The protocol an upstream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdapterKind {
+    /// OpenAI Chat Completions, and everything compatible with it.
+    #[serde(rename = "openai-chat")]
+    OpenAiChat,
+    /// OpenAI Responses, relayed.
+    #[serde(rename = "openai-responses")]
+    OpenAiResponses,
+}
+
+impl AdapterKind {
+    /// Every adapter there is.
+    pub const ALL: [Self; 2] = [Self::OpenAiChat, Self::OpenAiResponses];
+
+    /// The name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenAiChat => "openai-chat",
+            Self::OpenAiResponses => "openai-responses",
+        }
+    }
+}
+
+/// Whose credential an upstream gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthMode {
+    /// The key of the config.
+    #[default]
+    Key,
+    /// The caller's own ChatGPT login, relayed.
+    Forward,
+    /// No key needed (local servers); one is sent if there is one.
+    Local,
+}
+
+/// What we know about one provider.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderEntry {
+    /// Shown to people.
+    pub label: String,
+    /// Its protocol.
+    pub adapter: AdapterKind,
+    /// Its address, with the version segment its protocol wants.
+    pub base_url: String,
+    /// Whose credential it takes.
+    #[serde(default)]
+    pub auth: AuthMode,
+    /// The variable its users usually keep the key in.
+    #[serde(default)]
+    pub env_var: Option<String>,
+    /// Where its users get a key.
+    #[serde(default)]
+    pub key_page: Option<String>,
+    /// The model to use when none is named.
+    #[serde(default)]
+    pub default_model: Option<String>,
+    /// Models known without asking.
+    #[serde(default)]
+    pub models: Vec<String>,
+    /// Its oddities.
+    #[serde(default)]
+    pub quirks: Quirks,
+    /// Where these facts come from.
+    pub source: String,
+}
+
+static ENTRIES: LazyLock<IndexMap<String, ProviderEntry>> = LazyLock::new(|| {
+    // The file is compiled in and a test parses it, so this cannot fail on a user's machine.
+    toml::from_str(include_str!("providers.toml")).expect("providers.toml is checked by a test")
+});
+
+/// The entry with this id.
+pub fn find(id: &str) -> Option<&'static ProviderEntry> {
+    ENTRIES.get(id)
+}
+
+/// All entries, in the order of the file.
+pub fn entries() -> impl Iterator<Item = (&'static str, &'static ProviderEntry)> {
+    ENTRIES.iter().map(|(id, entry)| (id.as_str(), entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_is_sound() {
+        let ids: Vec<&str> = entries().map(|(id, _)| id).collect();
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        assert_eq!(ids, sorted, "providers.toml is sorted by id");
+        for (id, entry) in entries() {
+            assert!(
+                id.chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'),
+                "{id} is kebab-case"
+            );
+            let url = url::Url::parse(&entry.base_url).unwrap_or_else(|e| panic!("{id}: {e}"));
+            let local = matches!(url.host_str(), Some("127.0.0.1" | "localhost"));
+            assert!(url.scheme() == "https" || local, "{id}: {url}");
+            assert_eq!(entry.auth == AuthMode::Local, local, "{id}");
+            assert!(!entry.source.is_empty(), "{id} names its source");
+            if let (Some(default), false) = (&entry.default_model, entry.models.is_empty()) {
+                assert!(entry.models.contains(default), "{id}: {default}");
+            }
+        }
+    }
+}
