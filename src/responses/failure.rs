@@ -1,0 +1,81 @@
+//! A failure as the caller reads it: an error object before the stream, `response.failed` in it.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+/// What a caller is told. Which type and code belong to which class of error is decided once, in
+/// [`crate::error`]; this only carries and renders them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// For a person. Never holds a secret.
+    pub message: String,
+    /// OpenAI's `error.type`.
+    #[serde(rename = "type")]
+    pub kind: Cow<'static, str>,
+    /// OpenAI's `error.code`; Codex decides by it whether to try again.
+    pub code: Cow<'static, str>,
+    /// Seconds to wait before trying again.
+    #[serde(skip)]
+    pub retry_after: Option<u64>,
+}
+
+impl Failure {
+    /// The answer itself is at fault; asking again may help.
+    pub(super) fn answer(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            kind: "server_error".into(),
+            code: code.into(),
+            retry_after: None,
+        }
+    }
+
+    /// `{"error": {…}}`.
+    pub fn document(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            error: Body<'a>,
+        }
+        #[derive(Serialize)]
+        struct Body<'a> {
+            #[serde(flatten)]
+            failure: &'a Failure,
+            param: Option<()>,
+        }
+        let document = Document {
+            error: Body {
+                failure: self,
+                param: None,
+            },
+        };
+        // Plain text fields cannot fail to serialise.
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
+
+    /// The message, with the delay in the words that Codex reads out of a failed stream.
+    pub(super) fn message_with_delay(&self) -> Cow<'_, str> {
+        match self.retry_after {
+            Some(seconds) if !self.message.contains("try again in") => {
+                format!("{} (try again in {seconds}s)", self.message).into()
+            }
+            _ => self.message.as_str().into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_has_what_clients_read() {
+        let failure = Failure::answer("x", "went \"wrong\"");
+        let json: serde_json::Value = serde_json::from_slice(&failure.document()).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"error":
+                {"message": "went \"wrong\"", "type": "server_error", "code": "x", "param": null}})
+        );
+    }
+}
