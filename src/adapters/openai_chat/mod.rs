@@ -1,0 +1,48 @@
+//! OpenAI Chat Completions, and everything compatible with it.
+//! Source: platform.openai.com/docs/api-reference/chat; deviations are named in `Quirks`.
+
+use super::{
+    Adapter, Decoder, EncodeError, Encoded, Expect, HeaderText, ResponseHead, Target, WireRequest,
+    endpoint, frames,
+};
+use crate::model::Prompt;
+
+mod history;
+mod request;
+mod stream;
+
+/// The adapter.
+pub(super) struct OpenAiChat;
+
+impl Adapter for OpenAiChat {
+    fn encode(&self, prompt: &Prompt, target: &Target<'_>) -> Result<Encoded, EncodeError> {
+        let url = endpoint(target.base_url, &["/chat/completions"], "/chat/completions")?;
+        let (body, losses) = request::encode(prompt, target);
+        let mut request = WireRequest::post(url, body);
+        let accept = if prompt.stream {
+            "text/event-stream"
+        } else {
+            "application/json"
+        };
+        request.set("accept", HeaderText::Plain(accept.into()));
+        request.set_bearer(target.credential);
+        request.set_static(target.headers);
+        Ok(Encoded { request, losses })
+    }
+
+    fn decoder(&self, head: &ResponseHead, expect: Expect) -> Box<dyn Decoder> {
+        frames::decoder(head, expect, stream::ChatStream::new(expect.eof_tolerant))
+    }
+
+    fn relays(&self) -> bool {
+        false
+    }
+
+    fn list_models(&self, target: &Target<'_>) -> Option<WireRequest> {
+        let url = endpoint(target.base_url, &["/chat/completions"], "/models").ok()?;
+        let mut request = WireRequest::get(url);
+        request.set_bearer(target.credential);
+        request.set_static(target.headers);
+        Some(request)
+    }
+}

@@ -1,0 +1,76 @@
+//! OpenAI Responses: the caller's own protocol, relayed with as few changes as the upstream needs.
+//! Source: Codex CLI 0.169.0 on the wire; platform.openai.com/docs/api-reference/responses.
+
+use super::{
+    Adapter, Decoder, EncodeError, Encoded, Expect, HeaderText, ResponseHead, Target, WireRequest,
+    endpoint, frames,
+};
+use crate::{credentials::Credential, model::Prompt};
+
+mod request;
+mod stream;
+
+/// The adapter.
+pub(super) struct OpenAiResponses;
+
+impl Adapter for OpenAiResponses {
+    fn encode(&self, prompt: &Prompt, target: &Target<'_>) -> Result<Encoded, EncodeError> {
+        let forwards = forwards(target);
+        let url = if forwards {
+            endpoint(target.base_url, &["/responses"], "/responses")?
+        } else {
+            let path = target
+                .quirks
+                .responses_path
+                .as_deref()
+                .unwrap_or("/v1/responses");
+            let pasted: &[&str] = match &target.quirks.responses_path {
+                Some(_) => &["/responses"],
+                None => &["/responses", "/v1"],
+            };
+            endpoint(target.base_url, pasted, path)?
+        };
+        let (body, losses) = request::encode(prompt, target, forwards)?;
+        let mut request = WireRequest::post(url, body);
+        let streams = forwards || prompt.stream;
+        let accept = if streams {
+            "text/event-stream"
+        } else {
+            "application/json"
+        };
+        request.set("accept", HeaderText::Plain(accept.into()));
+        // The caller's own login must win over static headers; a key may be overridden by them.
+        if forwards {
+            request.set_static(target.headers);
+            request.set_bearer(target.credential);
+        } else {
+            request.set_bearer(target.credential);
+            request.set_static(target.headers);
+        }
+        Ok(Encoded { request, losses })
+    }
+
+    fn decoder(&self, head: &ResponseHead, expect: Expect) -> Box<dyn Decoder> {
+        frames::decoder(head, expect, stream::Relay::new(expect.stream))
+    }
+
+    fn relays(&self) -> bool {
+        true
+    }
+
+    fn list_models(&self, target: &Target<'_>) -> Option<WireRequest> {
+        if forwards(target) {
+            return None;
+        }
+        let url = endpoint(target.base_url, &["/responses", "/v1"], "/v1/models").ok()?;
+        let mut request = WireRequest::get(url);
+        request.set_bearer(target.credential);
+        request.set_static(target.headers);
+        Some(request)
+    }
+}
+
+/// Whether the caller's own login is relayed.
+fn forwards(target: &Target<'_>) -> bool {
+    matches!(target.credential, Credential::Forwarded(_))
+}

@@ -1,0 +1,114 @@
+//! An upstream's error, in any of the shapes that servers use, as plain facts.
+
+use serde_json::Value;
+
+use super::ResponseHead;
+use crate::model::UpstreamFailure;
+
+/// How much of an upstream's text a caller gets to read, in characters.
+const MAX_MESSAGE: usize = 500;
+
+/// Explains a non-2xx answer.
+pub(super) fn explain(head: &ResponseHead, body: &[u8]) -> UpstreamFailure {
+    let mut failure = match serde_json::from_slice::<Value>(body) {
+        Ok(value) => from_json(&value),
+        Err(_) => UpstreamFailure {
+            message: plain_text(body),
+            ..UpstreamFailure::default()
+        },
+    };
+    failure.status = Some(head.status);
+    if failure.message.is_empty() {
+        failure.message = "no explanation was given".to_owned();
+    }
+    failure
+}
+
+/// Reads `{"error": {"message", "type", "code"}}`, `{"error": "…"}`, `{"message": "…"}`,
+/// `{"detail": …}`, or a list of one of these.
+pub(super) fn from_json(value: &Value) -> UpstreamFailure {
+    let value = match value {
+        Value::Array(list) => list.first().unwrap_or(value),
+        other => other,
+    };
+    let error = value
+        .get("error")
+        .filter(|error| !error.is_null())
+        .unwrap_or(value);
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let field = |name: &str| error.get(name).and_then(text);
+    let message = text(error)
+        .or_else(|| field("message"))
+        .or_else(|| {
+            error
+                .get("detail")
+                .map(|detail| text(detail).unwrap_or(detail.to_string()))
+        })
+        .unwrap_or_else(|| error.to_string());
+    UpstreamFailure {
+        status: error
+            .get("status")
+            .and_then(Value::as_u64)
+            .and_then(|n| n.try_into().ok()),
+        kind: field("type"),
+        code: field("code"),
+        message: clip(&message),
+    }
+}
+
+fn plain_text(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim();
+    if text.starts_with('<') {
+        return "the upstream answered with an HTML page".to_owned();
+    }
+    clip(text)
+}
+
+/// The start of a text, without control characters that could trick a terminal or a log.
+fn clip(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_MESSAGE)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_gives_a_message() {
+        let head = ResponseHead {
+            status: 418,
+            ..ResponseHead::default()
+        };
+        for (body, message) in [
+            (r#"{"error":{"message":"m","type":"t","code":7}}"#, "m"),
+            (r#"{"error":"m"}"#, "m"),
+            (r#"[{"error":{"message":"m"}}]"#, "m"),
+            (r#"{"message":"m"}"#, "m"),
+            (r#"{"detail":"m"}"#, "m"),
+            (r#"{"detail":[{"loc":["body"]}]}"#, r#"[{"loc":["body"]}]"#),
+            ("<html>x</html>", "the upstream answered with an HTML page"),
+            ("plain\u{1b}[31m", "plain [31m"),
+            ("", "no explanation was given"),
+        ] {
+            let failure = explain(&head, body.as_bytes());
+            assert_eq!(
+                (failure.message.as_str(), failure.status),
+                (message, Some(418)),
+                "{body}"
+            );
+        }
+        let failure = explain(&head, br#"{"error":{"message":"m","type":"t","code":7}}"#);
+        assert_eq!(
+            (failure.kind.as_deref(), failure.code.as_deref()),
+            (Some("t"), Some("7"))
+        );
+    }
+}
