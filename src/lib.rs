@@ -1,5 +1,6 @@
 //! ocx
 pub mod adapters;
+pub mod config;
 pub mod credentials;
 pub mod model;
 pub mod registry;

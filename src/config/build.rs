@@ -1,0 +1,554 @@
+//! As written → as used. Knows what the types cannot say.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+
+use indexmap::IndexMap;
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
+use url::{Host, Url};
+
+use super::{
+    Access, Config, ConfigFile, DataKey, Env, KeySource, Limits, Listen, ProviderFile,
+    ProviderSpec, SecretText, Timeouts, locate::escape, spec::DEFAULT_CONCURRENCY,
+};
+use crate::{
+    model::ProviderId,
+    registry::{self, AuthMode, ProviderEntry},
+};
+
+/// What is wrong, and what is odd: pointers with messages.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub problems: Vec<(String, String)>,
+    pub warnings: Vec<(String, String)>,
+}
+
+impl Findings {
+    pub fn problem(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
+        self.problems.push((pointer.into(), message.into()));
+    }
+
+    pub fn warning(&mut self, pointer: impl Into<String>, message: impl Into<String>) {
+        self.warnings.push((pointer.into(), message.into()));
+    }
+}
+
+const MAX_PROVIDERS: usize = 512;
+const MAX_MODELS: usize = 10_000;
+/// The provider of a config that names none.
+const DEFAULT_PROVIDER: &str = "openai";
+
+pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -> Config {
+    let listen = listen(file, findings);
+    let providers = providers(file, env, findings);
+    let default_provider = default_provider(file, &providers, findings);
+    let config = Config {
+        access: access(file, &listen, env, findings),
+        listen,
+        limits: limits(file, findings),
+        default_provider,
+        providers,
+        disabled_models: file.disabled_models.iter().flatten().cloned().collect(),
+    };
+    let models: usize = config
+        .providers
+        .values()
+        .map(|provider| provider.models.len())
+        .sum();
+    if models > MAX_MODELS {
+        findings.problem(
+            "/providers",
+            format!("{models} models are listed; at most {MAX_MODELS}"),
+        );
+    }
+    config
+}
+
+fn listen(file: &ConfigFile, findings: &mut Findings) -> Listen {
+    let default = Listen::default();
+    let host = match file.hostname.as_deref().map(str::trim) {
+        None => default.host,
+        Some("localhost") => Ipv4Addr::LOCALHOST.into(),
+        Some(text) => text
+            .trim_matches(['[', ']'])
+            .parse::<IpAddr>()
+            .unwrap_or_else(|_| {
+                let message = format!("`{text}` is no IP address; write one, or `localhost`");
+                findings.problem("/hostname", message);
+                default.host
+            }),
+    };
+    let workers = match file.workers {
+        Some(count @ 1..=256) => count,
+        None => default.workers,
+        Some(count) => {
+            findings.problem("/workers", format!("{count} is not between 1 and 256"));
+            default.workers
+        }
+    };
+    Listen {
+        host,
+        port: file.port.unwrap_or(default.port),
+        workers,
+    }
+}
+
+fn access(file: &ConfigFile, listen: &Listen, env: &Env<'_>, findings: &mut Findings) -> Access {
+    let mut secrets = Vec::new();
+    for (n, key) in file.api_keys.iter().flatten().enumerate() {
+        secrets.extend(admission(key, &format!("/apiKeys/{n}"), env, findings));
+    }
+    secrets.extend(from_env("OPENCODEX_API_AUTH_TOKEN", env));
+    let admin = file
+        .admin_token
+        .as_ref()
+        .and_then(|token| admission(token, "/adminToken", env, findings))
+        .or_else(|| from_env("OPENCODEX_ADMIN_AUTH_TOKEN", env));
+    if admin.as_ref().is_some_and(|admin| secrets.contains(admin)) {
+        findings.problem(
+            "/adminToken",
+            "the admin token must differ from every API key",
+        );
+    }
+    let access = Access {
+        data_keys: secrets.iter().map(|secret| DataKey::new(secret)).collect(),
+        admin_token: admin.as_deref().map(DataKey::new),
+        require_key_on_loopback: file.require_key_on_loopback.unwrap_or(false),
+        allowed_hosts: lower(file.allowed_hosts.as_ref()),
+        allowed_origins: lower(file.allowed_origins.as_ref()),
+    };
+    for (n, origin) in access.allowed_origins.iter().enumerate() {
+        let sound = Url::parse(origin).is_ok_and(|url| {
+            url.origin().is_tuple() && url.origin().ascii_serialization() == *origin
+        });
+        if !sound {
+            let message = format!("`{origin}` is no web origin, such as `https://tools.example`");
+            findings.problem(format!("/allowedOrigins/{n}"), message);
+        }
+    }
+    if let Some(reason) = access.forbids(listen.host) {
+        findings.problem("/hostname", reason);
+    }
+    if access.require_key_on_loopback && access.data_keys.is_empty() {
+        findings.problem(
+            "/requireKeyOnLoopback",
+            "there is no key in `apiKeys` to demand",
+        );
+    }
+    access
+}
+
+impl Access {
+    /// Why we may not listen on `host`, if so: beyond loopback, strangers can reach us.
+    pub fn forbids(&self, host: IpAddr) -> Option<String> {
+        if host.is_loopback() || (!self.data_keys.is_empty() && self.admin_token.is_some()) {
+            return None;
+        }
+        Some(format!(
+            "listening on {host}, beyond loopback, takes at least one key in `apiKeys` and an \
+             `adminToken` (or OPENCODEX_API_AUTH_TOKEN and OPENCODEX_ADMIN_AUTH_TOKEN)"
+        ))
+    }
+}
+
+/// A key that others present to us. An empty one would match whoever presents nothing.
+fn admission(
+    text: &SecretText,
+    pointer: &str,
+    env: &Env<'_>,
+    findings: &mut Findings,
+) -> Option<String> {
+    let source = text.source();
+    let secret = source
+        .resolve(env)
+        .map(|secret| secret.expose_secret().to_owned());
+    if secret.is_none() {
+        let message = match source.unset(env) {
+            Some(name) => format!("the variable {name} is not set"),
+            None => "an empty key would admit everybody".to_owned(),
+        };
+        findings.problem(pointer, message);
+    }
+    secret
+}
+
+fn from_env(name: &str, env: &Env<'_>) -> Option<String> {
+    env(name)
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
+}
+
+fn lower(list: Option<&Vec<String>>) -> Vec<String> {
+    list.into_iter()
+        .flatten()
+        .map(|text| text.trim().to_ascii_lowercase())
+        .collect()
+}
+
+fn limits(file: &ConfigFile, findings: &mut Findings) -> Limits {
+    let default = Limits::default();
+    let mut positive =
+        |value: Option<u64>, field: &str, unit: fn(u64) -> Duration, default| match value {
+            None => default,
+            Some(0) => {
+                findings.problem(format!("/{field}"), "must be more than 0");
+                default
+            }
+            Some(count) => unit(count),
+        };
+    let (ms, sec) = (Duration::from_millis, Duration::from_secs);
+    let times = default.timeouts;
+    let timeouts = Timeouts {
+        connect: positive(
+            file.connect_timeout_ms,
+            "connectTimeoutMs",
+            ms,
+            times.connect,
+        ),
+        head: positive(file.head_timeout_ms, "headTimeoutMs", ms, times.head),
+        whole: positive(file.whole_timeout_ms, "wholeTimeoutMs", ms, times.whole),
+        stall: positive(file.stall_timeout_sec, "stallTimeoutSec", sec, times.stall),
+        progress: positive(
+            file.progress_timeout_sec,
+            "progressTimeoutSec",
+            sec,
+            times.progress,
+        ),
+    };
+    let keepalive = default.keepalive_interval;
+    Limits {
+        timeouts,
+        model_cache_ttl: file.model_cache_ttl_ms.map_or(default.model_cache_ttl, ms),
+        keepalive_interval: positive(
+            file.keepalive_interval_ms,
+            "keepaliveIntervalMs",
+            ms,
+            keepalive,
+        ),
+        shutdown: file.shutdown_timeout_ms.map_or(default.shutdown, ms),
+        drain: file.drain_timeout_sec.map_or(default.drain, sec),
+        max_body: match file.max_body_bytes.map(usize::try_from) {
+            Some(Ok(bytes)) if bytes >= 1024 => bytes,
+            None => default.max_body,
+            Some(_) => {
+                findings.problem("/maxBodyBytes", "must be at least 1024");
+                default.max_body
+            }
+        },
+        max_retained: default.max_retained,
+    }
+}
+
+fn default_provider(
+    file: &ConfigFile,
+    providers: &IndexMap<ProviderId, Arc<ProviderSpec>>,
+    findings: &mut Findings,
+) -> Option<ProviderId> {
+    match file
+        .default_provider
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
+        Some(name) => {
+            let found = providers.get_key_value(name).map(|(id, _)| id.clone());
+            // A provider that has problems of its own is not missing.
+            let written = file.providers.iter().flatten().any(|(id, _)| id == name);
+            if found.is_none() && !written {
+                let message = format!("`{name}` is not among the providers");
+                findings.problem("/defaultProvider", message);
+            }
+            found
+        }
+        None => providers
+            .get_key_value(DEFAULT_PROVIDER)
+            .or_else(|| providers.first())
+            .map(|(id, _)| id.clone()),
+    }
+}
+
+fn providers(
+    file: &ConfigFile,
+    env: &Env<'_>,
+    findings: &mut Findings,
+) -> IndexMap<ProviderId, Arc<ProviderSpec>> {
+    let implied = IndexMap::from([(DEFAULT_PROVIDER.to_owned(), ProviderFile::default())]);
+    let written = file.providers.as_ref().unwrap_or(&implied);
+    if written.len() > MAX_PROVIDERS {
+        let message = format!("{} providers; at most {MAX_PROVIDERS}", written.len());
+        findings.problem("/providers", message);
+    }
+    written
+        .iter()
+        .filter_map(|(id, provider)| {
+            let pointer = format!("/providers/{}", escape(id));
+            let spec = provider_spec(id, provider, &pointer, env, findings)?;
+            Some((spec.id.clone(), Arc::new(spec)))
+        })
+        .collect()
+}
+
+fn provider_spec(
+    id: &str,
+    file: &ProviderFile,
+    pointer: &str,
+    env: &Env<'_>,
+    findings: &mut Findings,
+) -> Option<ProviderSpec> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if id.is_empty() || id.len() > 64 || !id.chars().all(legal) {
+        findings.problem(
+            pointer,
+            "a provider's name is 1 to 64 letters, digits, dots, dashes or underscores",
+        );
+    }
+    let entry = registry::find(id);
+    let adapter = file.adapter.or(entry.map(|entry| entry.adapter));
+    let unreadable = |field: &str| {
+        let at = format!("{pointer}/{field}");
+        findings.problems.iter().any(|(pointer, _)| *pointer == at)
+    };
+    if adapter.is_none() && !unreadable("adapter") {
+        let names: Vec<_> = registry::AdapterKind::ALL
+            .iter()
+            .map(|kind| kind.name())
+            .collect();
+        let message = format!("`adapter` is missing; one of {}", names.join(", "));
+        findings.problem(pointer, message);
+    }
+    let auth = file
+        .auth_mode
+        .or(entry.map(|entry| entry.auth))
+        .unwrap_or_default();
+    let base_url = base_url(file, entry, pointer, findings);
+    if let (AuthMode::Forward, Some(base_url)) = (auth, &base_url) {
+        check_forward(file, base_url, pointer, findings);
+    }
+    let (headers, unset_headers) = headers(file, auth, pointer, env, findings);
+    if file.max_concurrency == Some(0) {
+        findings.problem(format!("{pointer}/maxConcurrency"), "must be more than 0");
+    }
+    let quirks = match entry {
+        Some(entry) => entry.quirks.overlaid(&file.quirks),
+        None => file.quirks.clone(),
+    };
+    let models = file
+        .models
+        .clone()
+        .or(entry.map(|entry| entry.models.clone()));
+    let spec = ProviderSpec {
+        id: id.into(),
+        adapter: adapter?,
+        base_url: base_url?,
+        auth,
+        key: key(file, entry, auth),
+        default_model: file
+            .default_model
+            .clone()
+            .or_else(|| entry.and_then(|entry| entry.default_model.clone())),
+        models: models.unwrap_or_default(),
+        headers,
+        unset_headers,
+        live_models: file.live_models.unwrap_or(true),
+        disabled: file.disabled.unwrap_or(false),
+        max_concurrency: file.max_concurrency.unwrap_or(DEFAULT_CONCURRENCY).max(1),
+        quirks,
+        fingerprint: fingerprint(id, file),
+    };
+    Some(spec)
+}
+
+/// Digest of what is written. Unknown fields do nothing, so they do not count.
+fn fingerprint(id: &str, file: &ProviderFile) -> [u8; 32] {
+    let mut known = file.clone();
+    known.extra.clear();
+    let text = serde_json::to_string(&(id, known)).unwrap_or_default();
+    Sha256::digest(text.as_bytes()).into()
+}
+
+/// The key as written; a known provider without one looks in its usual variable.
+fn key(file: &ProviderFile, entry: Option<&ProviderEntry>, auth: AuthMode) -> KeySource {
+    match (&file.api_key, auth) {
+        (_, AuthMode::Forward) => KeySource::None,
+        (Some(text), _) => text.source(),
+        (None, _) => entry
+            .and_then(|entry| entry.env_var.clone())
+            .map_or(KeySource::None, KeySource::Env),
+    }
+}
+
+fn base_url(
+    file: &ProviderFile,
+    entry: Option<&ProviderEntry>,
+    pointer: &str,
+    findings: &mut Findings,
+) -> Option<String> {
+    let at = format!("{pointer}/baseUrl");
+    let text = file
+        .base_url
+        .as_deref()
+        .or(entry.map(|entry| entry.base_url.as_str()));
+    let Some(text) = text.map(|text| text.trim().trim_end_matches('/')) else {
+        findings.problem(
+            pointer,
+            "`baseUrl` is missing, such as `https://api.example.com/v1`",
+        );
+        return None;
+    };
+    if text.contains(['{', '}']) {
+        findings.warning(
+            at,
+            "the placeholder in braces must be filled in before this provider works",
+        );
+        return Some(text.to_owned());
+    }
+    let url = match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
+        Ok(_) => {
+            findings.problem(
+                at,
+                "must begin with https:// (or http:// for a local server)",
+            );
+            return None;
+        }
+        Err(error) => {
+            findings.problem(at, format!("is no address: {error}"));
+            return None;
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        findings.problem(
+            at,
+            "must not hold a user name or password; put the key into `apiKey`",
+        );
+        return None;
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        findings.problem(at, "must not hold a query or fragment");
+        return None;
+    }
+    if url.scheme() == "http" && !is_local(&url) && file.allow_insecure_http != Some(true) {
+        findings.problem(
+            at,
+            "http:// to a host that is not local would send the key in the clear; use https://, or \
+             set `allowInsecureHttp`",
+        );
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// Loopback, private and link-local addresses, and names that only a local resolver knows.
+fn is_local(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Some(Host::Ipv6(ip)) => {
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
+        Some(Host::Domain(name)) => {
+            !name.contains('.')
+                || [".local", ".lan", ".internal", ".localhost", ".home.arpa"]
+                    .iter()
+                    .any(|suffix| name.ends_with(suffix))
+        }
+        None => false,
+    }
+}
+
+/// The only origin that gets callers' ChatGPT logins unless the config names another.
+const CHATGPT_ORIGIN: &str = "https://chatgpt.com";
+const CHATGPT_PATH: &str = "/backend-api/codex";
+
+fn check_forward(file: &ProviderFile, base_url: &str, pointer: &str, findings: &mut Findings) {
+    let Ok(url) = Url::parse(base_url) else {
+        return;
+    };
+    let origin = url.origin().ascii_serialization();
+    let trusted = file.forward_origin.as_deref().unwrap_or(CHATGPT_ORIGIN);
+    if origin != trusted {
+        let message = format!(
+            "callers' logins go to {trusted} only; to send them to {origin}, set `forwardOrigin` \
+             to it"
+        );
+        findings.problem(format!("{pointer}/baseUrl"), message);
+    } else if origin == CHATGPT_ORIGIN && url.path() != CHATGPT_PATH {
+        let message = format!("on {CHATGPT_ORIGIN} the path is {CHATGPT_PATH}");
+        findings.problem(format!("{pointer}/baseUrl"), message);
+    }
+    if file.api_key.is_some() {
+        findings.warning(
+            format!("{pointer}/apiKey"),
+            "not used with authMode `forward`",
+        );
+    }
+}
+
+/// Headers that the transport or a caller's identity depends on.
+const FORBIDDEN_HEADERS: [&str; 11] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "te",
+    "connection",
+    "upgrade",
+    "cookie",
+    "expect",
+    "trailer",
+];
+
+type Headers = (Vec<(String, String)>, Vec<String>);
+
+fn headers(
+    file: &ProviderFile,
+    auth: AuthMode,
+    pointer: &str,
+    env: &Env<'_>,
+    findings: &mut Findings,
+) -> Headers {
+    let (mut headers, mut unset, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+    for (name, text) in file.headers.iter().flatten() {
+        let at = format!("{pointer}/headers/{}", escape(name));
+        let lower = name.to_ascii_lowercase();
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        let forbidden = FORBIDDEN_HEADERS.contains(&lower.as_str())
+            || lower.starts_with("proxy-")
+            || lower.starts_with("x-forwarded-")
+            || (lower == "authorization" && (auth == AuthMode::Forward || file.api_key.is_some()));
+        if name.is_empty() || !name.chars().all(token) {
+            findings.problem(at, "is no legal header name");
+            continue;
+        }
+        if forbidden {
+            findings.problem(at, "this header cannot be set here");
+            continue;
+        }
+        if !seen.insert(lower.clone()) {
+            findings.problem(at, "is written twice, in different cases");
+            continue;
+        }
+        let source = text.source();
+        if let Some(name) = source.unset(env) {
+            unset.push(name.to_owned());
+            continue;
+        }
+        let value = source
+            .resolve(env)
+            .map(|value| value.expose_secret().to_owned());
+        let value = value.unwrap_or_default();
+        if !value
+            .bytes()
+            .all(|byte| (0x20..0x7f).contains(&byte) || byte == b'\t')
+        {
+            findings.problem(at, "its value holds characters that a header cannot");
+            continue;
+        }
+        headers.push((lower, value));
+    }
+    (headers, unset)
+}

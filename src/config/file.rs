@@ -1,0 +1,141 @@
+//! `config.json` as it is written: camelCase, every field optional, unknown fields kept.
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::SecretText;
+use crate::registry::{AdapterKind, AuthMode, Quirks};
+
+/// The settings of the gateway.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(title = "ocx config.json")]
+pub struct ConfigFile {
+    /// Where an editor finds the schema of this file.
+    #[serde(rename = "$schema", skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// Port to listen on; 0 picks a free one. Default 10100. Takes effect at the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Address to listen on. Default `127.0.0.1`. Anything beyond loopback demands `apiKeys` and
+    /// `adminToken`. Takes effect at the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Worker threads. Default: one per core. Takes effect at the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// The upstreams, by a name of your choice. A name that `ocx` knows needs only what differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub providers: Option<IndexMap<String, ProviderFile>>,
+    /// The provider for models that no other rule places. Default: `openai` if there is one, else
+    /// the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_provider: Option<String>,
+    /// Models (`provider/model`) that lists leave out; they can still be called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled_models: Option<Vec<String>>,
+    /// Keys that callers must present in `x-opencodex-api-key` or as a bearer token, beyond
+    /// loopback. Literal or `${VAR}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_keys: Option<Vec<SecretText>>,
+    /// Token of the management API. Literal or `${VAR}`. On loopback one is made if none is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_token: Option<SecretText>,
+    /// Demand `apiKeys` on loopback too. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require_key_on_loopback: Option<bool>,
+    /// Host names, beside the loopback ones, that requests may address us by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Web origins that may call `/v1/*` from a browser. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_origins: Option<Vec<String>>,
+    /// How long a provider's model list is fresh, in milliseconds. Default 300000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_cache_ttl_ms: Option<u64>,
+    /// Name look-up, TCP and TLS together, in milliseconds. Default 10000. Takes effect at the
+    /// next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout_ms: Option<u64>,
+    /// From the request to the head of a streamed answer, in milliseconds. Default 120000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_timeout_ms: Option<u64>,
+    /// From the request to the head of an answer that is no stream, in milliseconds. Default
+    /// 600000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole_timeout_ms: Option<u64>,
+    /// Silence of an upstream, not even a comment, that ends a stream, in seconds. Default 300.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_timeout_sec: Option<u64>,
+    /// How long an upstream may send nothing but signs of life, in seconds. Default 900.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress_timeout_sec: Option<u64>,
+    /// Silence towards the caller after which it gets a sign of life, in milliseconds. Default
+    /// 10000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keepalive_interval_ms: Option<u64>,
+    /// How long running streams may go on after SIGTERM, in milliseconds. Default 30000. Takes
+    /// effect at the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown_timeout_ms: Option<u64>,
+    /// How long streams of a removed or changed provider may go on, in seconds. Default 900.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_timeout_sec: Option<u64>,
+    /// Largest request body, after decompression, in bytes. Default 268435456.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body_bytes: Option<u64>,
+    /// What we do not know, kept for whoever does.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// One upstream. Quirks are written among its fields.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProviderFile {
+    /// The protocol it speaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterKind>,
+    /// Its address, such as `https://api.example.com/v1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// `key` (default), `forward` (the caller's own ChatGPT login) or `local` (no key needed).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_mode: Option<AuthMode>,
+    /// The key: literal, `${VAR}` or `$VAR`; `$$` begins a literal that starts with `$`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<SecretText>,
+    /// The model of this provider when a caller names it without a provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_model: Option<String>,
+    /// Models known without asking.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<String>>,
+    /// Extra headers; values may be `${VAR}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<IndexMap<String, SecretText>>,
+    /// Whether to ask the upstream for its models. Default true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_models: Option<bool>,
+    /// Takes the provider out of service without deleting it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+    /// Exchanges at once. Default 4096.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<usize>,
+    /// With `authMode: "forward"`: the one origin that gets callers' logins. Default
+    /// `https://chatgpt.com`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_origin: Option<String>,
+    /// Allow `http://` to a host that is not local; the key is then readable on the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_insecure_http: Option<bool>,
+    /// Known deviations of its protocol.
+    #[serde(flatten)]
+    pub quirks: Quirks,
+    /// What we do not know, kept for whoever does.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}

@@ -1,0 +1,16 @@
+//! `config.json`: as written ([`ConfigFile`]) and as used ([`Config`]). One function goes between
+//! and reports every problem at once; `serve`, reload and `ocx config check` all call it.
+
+mod build;
+mod file;
+mod load;
+mod locate;
+mod paths;
+mod secret;
+mod spec;
+
+pub use file::{ConfigFile, ProviderFile};
+pub use load::{ConfigProblem, ConfigProblems, Loaded, MAX_FILE, check, check_file, schema};
+pub use paths::Home;
+pub use secret::{Env, KeySource, SecretText, process_env};
+pub use spec::{Access, Config, DEFAULT_PORT, DataKey, Limits, Listen, ProviderSpec, Timeouts};
