@@ -52,6 +52,7 @@ pub struct ConfigProblems {
     pub path: String,
     /// At least one.
     pub problems: Vec<ConfigProblem>,
+    unparsed: bool,
 }
 
 impl fmt::Display for ConfigProblem {
@@ -88,7 +89,13 @@ impl ConfigProblems {
         Self {
             path: path.display().to_string(),
             problems: vec![problem],
+            unparsed: true,
         }
+    }
+
+    /// Whether the file is no JSON, or could not be read at all, rather than a wrong config.
+    pub fn is_syntax(&self) -> bool {
+        self.unparsed
     }
 }
 
@@ -131,9 +138,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 ///
 /// Every problem that keeps the config from running.
 pub fn check(bytes: &[u8], path: &Path, env: &Env<'_>) -> Result<Loaded, ConfigProblems> {
-    let named = |problems| ConfigProblems {
+    let named = |problems, unparsed| ConfigProblems {
         path: path.display().to_string(),
         problems,
+        unparsed,
     };
     let text = std::str::from_utf8(bytes).map_err(|error| {
         ConfigProblems::unread(
@@ -146,12 +154,13 @@ pub fn check(bytes: &[u8], path: &Path, env: &Env<'_>) -> Result<Loaded, ConfigP
         return Err(ConfigProblems::unread(path, "is empty".to_owned()));
     }
     let root: Value = serde_json::from_str(text).map_err(|error| {
-        named(vec![ConfigProblem {
+        let problem = ConfigProblem {
             pointer: String::new(),
             line: error.line(),
             column: error.column(),
             message: format!("not valid JSON: {}", without_place(&error)),
-        }])
+        };
+        named(vec![problem], true)
     })?;
 
     let mut findings = Findings::default();
@@ -176,7 +185,7 @@ pub fn check(bytes: &[u8], path: &Path, env: &Env<'_>) -> Result<Loaded, ConfigP
     problems.sort_by_key(|problem| (problem.line, problem.column));
     warnings.sort_by_key(|warning| (warning.line, warning.column));
     if !problems.is_empty() {
-        return Err(named(problems));
+        return Err(named(problems, false));
     }
     Ok(Loaded {
         config,

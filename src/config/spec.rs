@@ -187,6 +187,16 @@ impl ProviderSpec {
         self.key.resolve(env)
     }
 
+    /// Whether a configured header authenticates, so that no key is needed.
+    pub fn authorizes_by_header(&self) -> bool {
+        self.headers.iter().any(|(name, _)| {
+            matches!(
+                name.as_str(),
+                "authorization" | "x-api-key" | "api-key" | "x-goog-api-key"
+            )
+        })
+    }
+
     /// What keeps this provider from answering, in words; nothing if it is ready.
     pub fn lacks(&self, env: &Env<'_>) -> Option<String> {
         if self.disabled {
@@ -198,7 +208,8 @@ impl ProviderSpec {
                 self.base_url
             ));
         }
-        if let Some(name) = self.key.unset(env) {
+        let unset = self.key.unset(env).filter(|_| !self.authorizes_by_header());
+        if let Some(name) = unset.filter(|_| self.auth == AuthMode::Key) {
             return Some(format!("the variable {name} is not set"));
         }
         if let Some(name) = self.unset_headers.first() {
@@ -207,7 +218,9 @@ impl ProviderSpec {
             ));
         }
         match (self.auth, &self.key) {
-            (AuthMode::Key, KeySource::None) => Some("no apiKey is configured".to_owned()),
+            (AuthMode::Key, KeySource::None) if !self.authorizes_by_header() => {
+                Some("no apiKey is configured".to_owned())
+            }
             (AuthMode::Forward, _) => Some("a caller that is logged in to ChatGPT".to_owned()),
             _ => None,
         }

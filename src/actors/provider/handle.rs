@@ -1,0 +1,87 @@
+//! What the program holds instead of an actor's address.
+
+use std::sync::Arc;
+
+use actix::{Addr, MailboxError};
+
+use super::{
+    Describe, DispatchError, Lease, ProviderActor, ProviderStatus, Retire,
+    messages::{Dispatch, Drill, ListModels},
+};
+use crate::{adapters::ModelInfo, config::ProviderSpec, credentials::CallerAuth};
+
+/// A provider, for everybody else.
+pub struct ProviderHandle {
+    spec: Arc<ProviderSpec>,
+    // Not cloned per request: every clone would widen the mailbox by one (actix#329).
+    addr: Addr<ProviderActor>,
+}
+
+impl ProviderHandle {
+    pub(in crate::actors) fn new(spec: Arc<ProviderSpec>, addr: Addr<ProviderActor>) -> Self {
+        Self { spec, addr }
+    }
+
+    /// For the next snapshot.
+    pub(in crate::actors) fn again(&self) -> Self {
+        Self {
+            spec: Arc::clone(&self.spec),
+            addr: self.addr.clone(),
+        }
+    }
+
+    /// The provider as it is configured.
+    pub fn spec(&self) -> &Arc<ProviderSpec> {
+        &self.spec
+    }
+
+    /// Whether the actor is there at all.
+    pub fn is_alive(&self) -> bool {
+        self.addr.connected()
+    }
+
+    /// Whether two handles lead to the same actor.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.addr == other.addr
+    }
+
+    /// Asks for leave to run one exchange.
+    ///
+    /// # Errors
+    ///
+    /// When the provider will not lend now, and why.
+    pub async fn dispatch(&self, caller: CallerAuth) -> Result<Lease, DispatchError> {
+        match self.addr.send(Dispatch(caller)).await {
+            Ok(answer) => answer,
+            Err(_) if self.is_alive() => Err(DispatchError::Restarted(self.spec.id.to_string())),
+            Err(_) => Err(DispatchError::Failed(self.spec.id.to_string())),
+        }
+    }
+
+    /// The models it offers; those of the config if it cannot say.
+    pub async fn models(&self) -> Arc<[ModelInfo]> {
+        match self.addr.send(ListModels).await {
+            Ok(models) => models,
+            Err(_) => super::models::configured(&self.spec),
+        }
+    }
+
+    /// How it is.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there.
+    pub async fn describe(&self) -> Result<ProviderStatus, MailboxError> {
+        self.addr.send(Describe).await
+    }
+
+    pub(in crate::actors) fn retire(&self, drain: std::time::Duration) {
+        self.addr.do_send(Retire { drain });
+    }
+
+    /// Makes the actor panic: a drill for tests of supervision. Nothing in the program calls it.
+    #[doc(hidden)]
+    pub async fn drill(&self) -> bool {
+        self.addr.send(Drill).await.is_err()
+    }
+}

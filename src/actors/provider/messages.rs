@@ -1,0 +1,98 @@
+//! What a provider actor can be asked: its manual.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::{Lease, LeaseOutcome};
+use crate::credentials::CallerAuth;
+
+/// Asks for leave to run one exchange now. Answered with a [`Lease`] or a typed refusal.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Lease, DispatchError>")]
+pub(super) struct Dispatch(pub CallerAuth);
+
+/// Tells how an exchange went, where the provider must know.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Settle(pub LeaseOutcome);
+
+/// Asks for the model list; waits for a fetch if there is none yet.
+#[derive(Debug, Message)]
+#[rtype(result = "std::sync::Arc<[crate::adapters::ModelInfo]>")]
+pub(super) struct ListModels;
+
+/// Asks how the provider is. Also the proof that it runs.
+#[derive(Debug, Message)]
+#[rtype(result = "ProviderStatus")]
+pub(in crate::actors) struct Describe;
+
+/// The provider is no longer in the config: lend nothing more, stop when the last lease is back.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(in crate::actors) struct Retire {
+    /// How long running streams may go on.
+    pub drain: Duration,
+}
+
+/// Panics, to prove that nobody else notices.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Drill;
+
+/// How a provider is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderStatus {
+    /// What it needs before it can answer, in words.
+    pub lacks: Option<String>,
+    /// How long it lends nothing.
+    pub cooling_for: Option<Duration>,
+    /// Exchanges it could lend now.
+    pub free_slots: usize,
+    /// Whether it takes callers' own logins.
+    pub forwards: bool,
+}
+
+/// Why a provider would not lend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DispatchError {
+    /// Its address has a placeholder.
+    #[error("the base URL of `{provider}` still holds a placeholder: {base_url}")]
+    Placeholder {
+        /// The provider.
+        provider: String,
+        /// Its address.
+        base_url: String,
+    },
+    /// It has no key.
+    #[error("the provider `{provider}` has no key: {hint}")]
+    NoKey {
+        /// The provider.
+        provider: String,
+        /// What to do.
+        hint: String,
+    },
+    /// It takes callers' logins and this caller has none.
+    #[error(
+        "the provider `{0}` needs the caller's own ChatGPT login; run `codex login`, and set \
+         `requires_openai_auth = true` for ocx in Codex's config.toml"
+    )]
+    NotLoggedIn(String),
+    /// All slots are taken.
+    #[error("every slot of the provider `{0}` is in use")]
+    Saturated(String),
+    /// The upstream asked for a pause.
+    #[error("the provider `{provider}` asked for a pause of {} more seconds", left.as_secs() + 1)]
+    CoolingDown {
+        /// The provider.
+        provider: String,
+        /// What is left of it.
+        left: Duration,
+    },
+    /// It restarted while we waited.
+    #[error("the provider `{0}` restarted while the call waited for it")]
+    Restarted(String),
+    /// It panicked too often; a change of its config starts it again.
+    #[error("the provider `{0}` failed and is out of service until its config changes")]
+    Failed(String),
+}

@@ -1,0 +1,155 @@
+//! One actor per provider: the one owner of its credential, slots, cooldown and model list.
+//!
+//! It lends; the worker that holds the caller's socket does the work. Refreshing account tokens
+//! ahead of their expiry will live here too: a timer armed in `started`, single flight as for the
+//! model list in [`models`].
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::prelude::*;
+use actix_rt::time::Instant;
+use tokio::sync::Semaphore;
+
+use crate::{config::ProviderSpec, registry::AuthMode, telemetry::Metrics};
+
+mod dispatch;
+mod handle;
+mod lease;
+mod messages;
+mod models;
+
+pub use handle::ProviderHandle;
+pub use lease::{Lease, LeaseOutcome};
+pub(super) use messages::{Describe, Retire};
+pub use messages::{DispatchError, ProviderStatus};
+
+/// Messages waiting for one provider; beyond that, senders queue outside of it.
+pub(super) const MAILBOX: usize = 1024;
+
+/// What outlives a panic of the actor.
+pub(super) struct Seed {
+    pub spec: Arc<ProviderSpec>,
+    /// Permits of running exchanges; leases hold them, so a restart cannot lend one twice.
+    pub slots: Arc<Semaphore>,
+    pub retirement: Arc<Retirement>,
+    pub metrics: Arc<Metrics>,
+    pub model_ttl: Duration,
+    pub connect_timeout: Duration,
+}
+
+/// Tells running streams that their provider is gone from the config.
+#[derive(Debug, Default)]
+pub(super) struct Retirement {
+    retired: AtomicBool,
+    /// Milliseconds since `EPOCH` at which streams must end.
+    deadline: AtomicU64,
+}
+
+fn since_epoch() -> u64 {
+    static EPOCH: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    let epoch = EPOCH.get_or_init(std::time::Instant::now);
+    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Retirement {
+    fn begin(&self, drain: Duration) {
+        let drain = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+        self.deadline
+            .store(since_epoch().saturating_add(drain), Ordering::Relaxed);
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Whether streams must end now.
+    fn is_over(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+            && since_epoch() >= self.deadline.load(Ordering::Relaxed)
+    }
+}
+
+/// The actor. Everything but the seed is derived from it and rebuilt after a panic.
+pub(super) struct ProviderActor {
+    seed: Arc<Seed>,
+    /// No leases until then: the upstream asked for a pause.
+    cooling_until: Option<Instant>,
+    models: models::ModelList,
+}
+
+impl ProviderActor {
+    pub fn new(seed: Arc<Seed>) -> Self {
+        Self {
+            seed,
+            cooling_until: None,
+            models: models::ModelList::default(),
+        }
+    }
+
+    fn publish_state(&self) {
+        let state = if self.seed.spec.disabled {
+            "disabled"
+        } else if self.cooling_left().is_some() {
+            "cooling"
+        } else {
+            "ready"
+        };
+        self.seed
+            .metrics
+            .set_provider_state(self.seed.spec.id.as_str(), state);
+    }
+
+    fn cooling_left(&self) -> Option<Duration> {
+        let left = self.cooling_until?.checked_duration_since(Instant::now())?;
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+impl Actor for ProviderActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        self.seed
+            .metrics
+            .actor_up
+            .with_label_values(&[self.seed.spec.id.as_str()])
+            .set(1);
+        self.publish_state();
+    }
+}
+
+impl Supervised for ProviderActor {
+    fn restarting(&mut self, _: &mut Self::Context) {
+        *self = Self::new(Arc::clone(&self.seed));
+    }
+}
+
+impl Handler<Describe> for ProviderActor {
+    type Result = MessageResult<Describe>;
+
+    fn handle(&mut self, _: Describe, _: &mut Self::Context) -> Self::Result {
+        MessageResult(ProviderStatus {
+            lacks: self.seed.spec.lacks(&crate::config::process_env),
+            cooling_for: self.cooling_left(),
+            free_slots: self.seed.slots.available_permits(),
+            forwards: self.seed.spec.auth == AuthMode::Forward,
+        })
+    }
+}
+
+impl Handler<Retire> for ProviderActor {
+    type Result = ();
+
+    fn handle(&mut self, Retire { drain }: Retire, ctx: &mut Self::Context) {
+        self.seed.retirement.begin(drain);
+        // Its own timers and futures would keep it alive after the last address is gone.
+        self.models.abandon(ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! The cached model list: fresh for a time, fetched once for all who wait, and old rather than
+//! empty when the upstream cannot say.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::prelude::*;
+use actix_rt::time::Instant;
+use tokio::sync::oneshot;
+
+use super::{ProviderActor, messages::ListModels};
+use crate::{
+    adapters::{ModelInfo, Target, adapter},
+    config::{ProviderSpec, process_env},
+    credentials::Credential,
+    registry::AuthMode,
+    upstream::Upstream,
+};
+
+/// How long a list may take.
+const TIMEOUT: Duration = Duration::from_secs(8);
+/// How large it may be, in bytes.
+const MAX_LIST: usize = 8 << 20;
+/// After a failure the upstream is left alone for so long.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+type List = Arc<[ModelInfo]>;
+
+/// The list and who waits for it.
+#[derive(Default)]
+pub(super) struct ModelList {
+    known: Option<List>,
+    fresh_until: Option<Instant>,
+    waiting: Vec<oneshot::Sender<List>>,
+    fetching: Option<SpawnHandle>,
+}
+
+impl ModelList {
+    /// Ends a fetch in progress; those who wait get what the config says.
+    pub fn abandon(&mut self, ctx: &mut Context<ProviderActor>) {
+        if let Some(fetch) = self.fetching.take() {
+            ctx.cancel_future(fetch);
+        }
+        self.waiting.clear();
+    }
+}
+
+impl Handler<ListModels> for ProviderActor {
+    type Result = Response<List>;
+
+    fn handle(&mut self, _: ListModels, ctx: &mut Context<Self>) -> Self::Result {
+        let fresh = self
+            .models
+            .fresh_until
+            .is_some_and(|until| Instant::now() < until);
+        if let (true, Some(known)) = (fresh, &self.models.known) {
+            return Response::reply(Arc::clone(known));
+        }
+        if !can_ask(&self.seed.spec) {
+            return Response::reply(configured(&self.seed.spec));
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.models.waiting.push(sender);
+        if self.models.fetching.is_none() {
+            let spec = Arc::clone(&self.seed.spec);
+            let connect = self.seed.connect_timeout;
+            let fetch = fetch(spec, connect).into_actor(self).map(Self::fetched);
+            self.models.fetching = Some(ctx.spawn(fetch));
+        }
+        let spec = Arc::clone(&self.seed.spec);
+        Response::fut(async move { receiver.await.unwrap_or_else(|_| configured(&spec)) })
+    }
+}
+
+fn can_ask(spec: &ProviderSpec) -> bool {
+    spec.live_models
+        && !spec.disabled
+        && spec.auth != AuthMode::Forward
+        && spec.lacks(&process_env).is_none()
+}
+
+impl ProviderActor {
+    fn fetched(result: Result<Vec<ModelInfo>, String>, this: &mut Self, _: &mut Context<Self>) {
+        this.models.fetching = None;
+        let spec = &this.seed.spec;
+        let label = if result.is_ok() { "ok" } else { "error" };
+        this.seed
+            .metrics
+            .model_fetches
+            .with_label_values(&[spec.id.as_str(), label])
+            .inc();
+        let (list, fresh_for) = match result {
+            Ok(live) => (merge(live, spec), this.seed.model_ttl),
+            Err(reason) => {
+                tracing::warn!(provider = %spec.id, reason, "the model list could not be fetched");
+                let old = this.models.known.take();
+                (old.unwrap_or_else(|| configured(spec)), RETRY_AFTER)
+            }
+        };
+        this.models.fresh_until = Some(Instant::now() + fresh_for);
+        for waiting in this.models.waiting.drain(..) {
+            // Who hung up needs no list.
+            let _ = waiting.send(Arc::clone(&list));
+        }
+        this.models.known = Some(list);
+    }
+}
+
+async fn fetch(spec: Arc<ProviderSpec>, connect: Duration) -> Result<Vec<ModelInfo>, String> {
+    let credential = spec
+        .resolve_key(&process_env)
+        .map_or(Credential::None, Credential::Key);
+    let target = Target {
+        model: "",
+        base_url: &spec.base_url,
+        quirks: &spec.quirks,
+        headers: &spec.headers,
+        credential: &credential,
+    };
+    let adapter = adapter(spec.adapter);
+    let request = adapter
+        .list_models(&target)
+        .ok_or("this protocol has no model list")?;
+    let exchange = async {
+        let mut response = Upstream::new(connect)
+            .open(request, TIMEOUT)
+            .await
+            .map_err(|error| error.to_string())?;
+        if !(200..300).contains(&response.head.status) {
+            return Err(format!("status {}", response.head.status));
+        }
+        response
+            .body
+            .read_all(MAX_LIST)
+            .await
+            .map_err(|error| error.to_string())
+    };
+    let body = actix_rt::time::timeout(TIMEOUT, exchange)
+        .await
+        .map_err(|_| "it took too long".to_owned())??;
+    adapter
+        .parse_models(&body)
+        .map_err(|error| error.to_string())
+}
+
+/// The models of the config.
+pub(super) fn configured(spec: &ProviderSpec) -> List {
+    merge(Vec::new(), spec)
+}
+
+/// The live list, then what the config adds to it; windows as the config limits them.
+fn merge(mut models: Vec<ModelInfo>, spec: &ProviderSpec) -> List {
+    for id in spec.models.iter().chain(&spec.default_model) {
+        if models.iter().all(|model| model.id != *id) {
+            models.push(ModelInfo {
+                id: id.clone(),
+                owned_by: None,
+                context_window: None,
+            });
+        }
+    }
+    for model in &mut models {
+        let configured = spec.quirks.context_window(&model.id);
+        model.context_window = match (model.context_window, configured) {
+            (Some(live), Some(configured)) => Some(live.min(configured)),
+            (live, configured) => live.or(configured),
+        };
+    }
+    models.sort_by(|a, b| a.id.cmp(&b.id));
+    models.into()
+}

@@ -1,0 +1,283 @@
+//! Starts, keeps and retires provider actors, and publishes what runs.
+//!
+//! A new config goes through two phases: every new or changed provider is started and must answer;
+//! then one pointer is swapped. If any of them does not come up, nothing has changed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use actix::prelude::*;
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
+
+use super::{
+    Backoff, Guardian, ProviderHandle, Snapshot, SnapshotCell,
+    provider::{MAILBOX, ProviderActor, Retirement, Seed},
+};
+use crate::{
+    config::{Config, ProviderSpec},
+    model::ProviderId,
+    telemetry::Metrics,
+};
+
+/// How long a provider has to come up.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the number of draining generations is counted.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the supervisor starts with.
+pub struct Start {
+    /// The first config.
+    pub config: Arc<Config>,
+    /// Where provider actors run: a thread of their own, so that neither a stuck worker nor a flood
+    /// of calls delays them.
+    pub arbiter: ArbiterHandle,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// When panicking providers run again.
+    pub backoff: Backoff,
+}
+
+/// The actor. Its state is the published snapshot, which outlives it.
+pub struct ProviderSupervisor {
+    cell: SnapshotCell,
+    arbiter: ArbiterHandle,
+    metrics: Arc<Metrics>,
+    backoff: Backoff,
+    former: Vec<Weak<Snapshot>>,
+}
+
+/// Makes a new config the one that runs.
+#[derive(Message)]
+#[rtype(result = "Result<Applied, ApplyError>")]
+pub struct ApplyConfig(pub Arc<Config>);
+
+/// A config was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Its number.
+    pub generation: u64,
+}
+
+/// Why a config was not taken. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// It differs in what cannot change while we run.
+    #[error("these fields take effect at the next start only: {}", .0.join(", "))]
+    RestartRequired(Vec<&'static str>),
+    /// A provider did not come up.
+    #[error("the provider `{0}` did not start in time")]
+    PrepareFailed(ProviderId),
+}
+
+impl ProviderSupervisor {
+    /// Starts the providers of the first config and waits for them.
+    ///
+    /// # Errors
+    ///
+    /// When one of them does not come up.
+    pub async fn first_snapshot(start: &Start) -> Result<SnapshotCell, ApplyError> {
+        let prepared = prepare(
+            &start.config,
+            &HashMap::new(),
+            &start.arbiter,
+            &start.metrics,
+            start.backoff,
+        )
+        .await?;
+        let snapshot = Snapshot {
+            generation: 1,
+            config: Arc::clone(&start.config),
+            providers: prepared,
+        };
+        start.metrics.reload_taken(1);
+        Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
+    }
+
+    /// The supervisor of a published snapshot.
+    pub fn new(start: &Start, cell: SnapshotCell) -> Self {
+        Self {
+            cell,
+            arbiter: start.arbiter.clone(),
+            metrics: Arc::clone(&start.metrics),
+            backoff: start.backoff,
+            former: Vec::new(),
+        }
+    }
+
+    fn commit(
+        &mut self,
+        config: Arc<Config>,
+        providers: HashMap<ProviderId, ProviderHandle>,
+    ) -> Applied {
+        let old = self.cell.load_full();
+        let generation = old.generation + 1;
+        let drain = config.limits.drain;
+        self.cell.store(Arc::new(Snapshot {
+            generation,
+            config,
+            providers,
+        }));
+        let new = self.cell.load();
+        for (id, handle) in &old.providers {
+            match new.providers.get(id) {
+                Some(kept) if kept.is_same(handle) => {}
+                Some(_) => handle.retire(drain),
+                None => {
+                    handle.retire(drain);
+                    self.metrics.forget_provider(id.as_str());
+                }
+            }
+        }
+        self.former.push(Arc::downgrade(&old));
+        self.metrics.reload_taken(generation);
+        Applied { generation }
+    }
+
+    fn count_former(&mut self) {
+        self.former.retain(|snapshot| snapshot.strong_count() > 0);
+        self.metrics
+            .draining
+            .set(self.former.len().try_into().unwrap_or(i64::MAX));
+    }
+}
+
+impl Actor for ProviderSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.metrics
+            .actor_up
+            .with_label_values(&["provider_supervisor"])
+            .set(1);
+        ctx.run_interval(COUNT_INTERVAL, |this, _| this.count_former());
+    }
+}
+
+impl Supervised for ProviderSupervisor {
+    fn restarting(&mut self, _: &mut Self::Context) {
+        self.former = Vec::new();
+    }
+}
+
+impl Handler<ApplyConfig> for ProviderSupervisor {
+    type Result = ResponseActFuture<Self, Result<Applied, ApplyError>>;
+
+    fn handle(&mut self, ApplyConfig(config): ApplyConfig, _: &mut Self::Context) -> Self::Result {
+        let running = self.cell.load_full();
+        let fixed = fixed_fields(&running.config, &config);
+        if !fixed.is_empty() {
+            return Box::pin(actix::fut::ready(Err(ApplyError::RestartRequired(fixed))));
+        }
+        let (arbiter, metrics) = (self.arbiter.clone(), Arc::clone(&self.metrics));
+        let (wanted, backoff) = (Arc::clone(&config), self.backoff);
+        let prepared =
+            async move { prepare(&wanted, &running.providers, &arbiter, &metrics, backoff).await };
+        let applied = prepared
+            .into_actor(self)
+            .map(move |prepared, this, _| Ok(this.commit(config, prepared?)));
+        Box::pin(applied)
+    }
+}
+
+/// Fields of a config that a running process cannot follow.
+fn fixed_fields(running: &Config, wanted: &Config) -> Vec<&'static str> {
+    let (from, to) = (&running.listen, &wanted.listen);
+    let differs = [
+        ("hostname", from.host != to.host),
+        ("port", from.port != to.port),
+        ("workers", from.workers != to.workers),
+        (
+            "connectTimeoutMs",
+            running.limits.timeouts.connect != wanted.limits.timeouts.connect,
+        ),
+        (
+            "shutdownTimeoutMs",
+            running.limits.shutdown != wanted.limits.shutdown,
+        ),
+    ];
+    differs
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(field, _)| field)
+        .collect()
+}
+
+/// Phase one: keeps what is unchanged and starts the rest. What was started for nothing ends by
+/// itself when its address is dropped.
+async fn prepare(
+    config: &Config,
+    running: &HashMap<ProviderId, ProviderHandle>,
+    arbiter: &ArbiterHandle,
+    metrics: &Arc<Metrics>,
+    backoff: Backoff,
+) -> Result<HashMap<ProviderId, ProviderHandle>, ApplyError> {
+    let mut providers = HashMap::with_capacity(config.providers.len());
+    let mut started = Vec::new();
+    for (id, spec) in &config.providers {
+        let old = running.get(id);
+        let unchanged =
+            old.filter(|old| old.spec().fingerprint == spec.fingerprint && old.is_alive());
+        if let Some(unchanged) = unchanged {
+            providers.insert(id.clone(), unchanged.again());
+            continue;
+        }
+        let handle = start(spec, config, arbiter, metrics, backoff);
+        started.push(id.clone());
+        providers.insert(id.clone(), handle);
+    }
+    let checks = started.iter().map(|id| async {
+        let answer = actix_rt::time::timeout(READY_TIMEOUT, providers[id].describe()).await;
+        match answer {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ApplyError::PrepareFailed(id.clone())),
+        }
+    });
+    let ready: Result<Vec<()>, ApplyError> = join_all(checks).await.into_iter().collect();
+    ready.map(|_| providers)
+}
+
+fn start(
+    spec: &Arc<ProviderSpec>,
+    config: &Config,
+    arbiter: &ArbiterHandle,
+    metrics: &Arc<Metrics>,
+    backoff: Backoff,
+) -> ProviderHandle {
+    let seed = Seed {
+        spec: Arc::clone(spec),
+        slots: Arc::new(Semaphore::new(spec.max_concurrency)),
+        retirement: Arc::new(Retirement::default()),
+        metrics: Arc::clone(metrics),
+        model_ttl: config.limits.model_cache_ttl,
+        connect_timeout: config.limits.timeouts.connect,
+    };
+    let (seed, id, counted) = (Arc::new(seed), spec.id.clone(), Arc::clone(metrics));
+    let addr = Guardian::start_in_arbiter(
+        arbiter,
+        MAILBOX,
+        move |_| ProviderActor::new(seed),
+        backoff,
+        move |crash| {
+            counted
+                .actor_restarts
+                .with_label_values(&[id.as_str(), "panic"])
+                .inc();
+            match crash.restart_in {
+                Some(rest) => {
+                    tracing::error!(provider = %id, streak = crash.streak, ?rest, "provider actor restarts");
+                }
+                None => {
+                    counted.actor_up.with_label_values(&[id.as_str()]).set(0);
+                    counted.set_provider_state(id.as_str(), "failed");
+                    tracing::error!(provider = %id, "provider actor failed too often and is out of service");
+                }
+            }
+        },
+    );
+    ProviderHandle::new(Arc::clone(spec), addr)
+}

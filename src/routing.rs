@@ -1,0 +1,209 @@
+//! Model name → provider and upstream model. Pure.
+
+use std::sync::Arc;
+
+use crate::{
+    config::{Config, ProviderSpec},
+    model::{ModelId, ProviderId},
+    registry::AuthMode,
+};
+
+/// Where a call goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The provider.
+    pub provider: ProviderId,
+    /// The model, as the upstream names it.
+    pub model: ModelId,
+}
+
+/// Why a call goes nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// No rule fits.
+    #[error("no provider is configured for the model `{0}`; name one as `provider/model`")]
+    Unknown(String),
+    /// The name ends after the provider.
+    #[error("`{0}/` names a provider but no model")]
+    NoModel(ProviderId),
+    /// The provider is switched off.
+    #[error("the provider `{0}` is disabled in the config")]
+    Disabled(ProviderId),
+}
+
+/// Vendors by the start of a model's name, with the provider name that serves them.
+const PATTERNS: [(&str, &str); 8] = [
+    ("claude-", "anthropic"),
+    ("gpt-", "openai"),
+    ("o1-", "openai"),
+    ("o3-", "openai"),
+    ("o4-", "openai"),
+    ("llama-", "groq"),
+    ("mixtral-", "groq"),
+    ("gemma-", "groq"),
+];
+
+/// Models that Codex calls for its own purposes; only OpenAI has them.
+const CODEX_INTERNAL: [&str; 1] = ["codex-auto-review"];
+
+/// Finds the route of a model name: an explicit `provider/`, else a default model, a listed model,
+/// a vendor's naming pattern, and at last the default provider.
+///
+/// # Errors
+///
+/// When nothing fits, or what fits is disabled or incomplete.
+pub fn route(name: &str, config: &Config) -> Result<Route, RouteError> {
+    if let Some(explicit) = explicit(name, config) {
+        return explicit;
+    }
+    let serving = || {
+        config
+            .providers
+            .values()
+            .filter(|provider| !provider.disabled)
+    };
+    let found = internal(name, config)
+        .or_else(|| serving().find(|provider| provider.default_model.as_deref() == Some(name)))
+        .or_else(|| serving().find(|provider| lists(provider, name)))
+        .or_else(|| by_pattern(name, config))
+        .or_else(|| {
+            let default = config.default_provider.as_ref()?;
+            config
+                .providers
+                .get(default)
+                .filter(|provider| !provider.disabled)
+        });
+    match found {
+        Some(provider) => Ok(Route {
+            provider: provider.id.clone(),
+            model: name.into(),
+        }),
+        None => Err(RouteError::Unknown(name.to_owned())),
+    }
+}
+
+fn explicit(name: &str, config: &Config) -> Option<Result<Route, RouteError>> {
+    let (prefix, rest) = name.split_once('/')?;
+    let provider = config.providers.get(prefix)?;
+    if provider.disabled {
+        return Some(Err(RouteError::Disabled(provider.id.clone())));
+    }
+    if rest.is_empty() {
+        return Some(Err(RouteError::NoModel(provider.id.clone())));
+    }
+    // A provider may be named like the vendor segment of its own models.
+    let model = if lists(provider, name) { name } else { rest };
+    Some(Ok(Route {
+        provider: provider.id.clone(),
+        model: model.into(),
+    }))
+}
+
+fn internal<'c>(name: &str, config: &'c Config) -> Option<&'c Arc<ProviderSpec>> {
+    if !CODEX_INTERNAL.contains(&name) {
+        return None;
+    }
+    config
+        .providers
+        .values()
+        .find(|provider| provider.auth == AuthMode::Forward && !provider.disabled)
+}
+
+fn lists(provider: &ProviderSpec, name: &str) -> bool {
+    provider.models.iter().any(|model| model == name)
+}
+
+fn by_pattern<'c>(name: &str, config: &'c Config) -> Option<&'c Arc<ProviderSpec>> {
+    let (_, vendor) = PATTERNS.iter().find(|(start, _)| name.starts_with(start))?;
+    let serving = || {
+        config
+            .providers
+            .values()
+            .filter(|provider| !provider.disabled)
+    };
+    serving()
+        .find(|provider| provider.id.as_str() == *vendor)
+        .or_else(|| serving().find(|provider| provider.id.as_str().starts_with(vendor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config;
+
+    fn config() -> Config {
+        let chat = |fields: serde_json::Value| {
+            let mut provider = json!({"adapter": "openai-chat", "baseUrl": "http://localhost:1"});
+            provider
+                .as_object_mut()
+                .unwrap()
+                .extend(fields.as_object().unwrap().clone());
+            provider
+        };
+        let text = json!({"defaultProvider": "last", "providers": {
+            "openai-key": chat(json!({"models": ["shared"]})),
+            "openai": {},
+            "fireworks": chat(json!({})),
+            "off": chat(json!({"disabled": true, "models": ["only-off"], "defaultModel": "off-default"})),
+            "vendor": chat(json!({"models": ["vendor/auto", "shared"], "defaultModel": "v-default"})),
+            "last": chat(json!({})),
+        }});
+        config::check(text.to_string().as_bytes(), Path::new("c"), &|_| None)
+            .unwrap()
+            .config
+    }
+
+    #[test]
+    fn precedence() {
+        let config = config();
+        for (name, provider, model) in [
+            (
+                "fireworks/accounts/fireworks/models/x",
+                "fireworks",
+                "accounts/fireworks/models/x",
+            ),
+            ("vendor/auto", "vendor", "vendor/auto"),
+            ("vendor/other", "vendor", "other"),
+            ("meta-llama/Llama-3", "last", "meta-llama/Llama-3"),
+            ("v-default", "vendor", "v-default"),
+            ("shared", "openai-key", "shared"),
+            ("gpt-5.5", "openai", "gpt-5.5"),
+            ("claude-x", "last", "claude-x"),
+            ("codex-auto-review", "openai", "codex-auto-review"),
+            ("only-off", "last", "only-off"),
+            ("/x", "last", "/x"),
+            ("__proto__", "last", "__proto__"),
+        ] {
+            let route = route(name, &config).unwrap();
+            assert_eq!(
+                (route.provider.as_str(), route.model.as_str()),
+                (provider, model),
+                "{name}"
+            );
+        }
+        assert_eq!(
+            route("off/x", &config),
+            Err(RouteError::Disabled("off".into()))
+        );
+        assert_eq!(
+            route("vendor/", &config),
+            Err(RouteError::NoModel("vendor".into()))
+        );
+        let mut none = config.clone();
+        none.default_provider = None;
+        assert_eq!(route("zzz", &none), Err(RouteError::Unknown("zzz".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn p17_routing_is_total_and_repeatable(name in "[a-z/:.\\[\\]-]{0,20}") {
+            let config = config();
+            prop_assert_eq!(route(&name, &config), route(&name, &config));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The only module that opens sockets to providers.
+//!
+//! awc's defaults do not suit a streaming gateway, so there is one place that builds a client
+//! ([`Upstream::new`]); clippy forbids any other. What awc reports wrongly (a cut body as a clean
+//! end, 1xx as the answer) is put right here or by the decoders.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use awc::{
+    ClientResponse,
+    http::{
+        Method as HttpMethod,
+        header::{HeaderMap, HeaderName, HeaderValue},
+    },
+};
+use bytes::Bytes;
+use futures_core::Stream as _;
+
+use crate::adapters::{MAX_ERROR_BODY, Method, ResponseHead, WireRequest};
+
+mod dial;
+mod error;
+mod retry_after;
+
+pub use error::{Phase, UpstreamError};
+
+/// How we introduce ourselves.
+pub const USER_AGENT: &str = concat!("opencodex/", env!("CARGO_PKG_VERSION"));
+
+/// How long the body of an error answer may take.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Idle time after which a pooled connection is not used again.
+const POOL_IDLE: Duration = Duration::from_secs(60);
+const POOL_LIFETIME: Duration = Duration::from_secs(600);
+
+/// This thread's client. Connections are pooled per thread.
+#[derive(Clone)]
+pub struct Upstream {
+    client: awc::Client,
+}
+
+/// An answer whose head has come.
+pub struct UpstreamResponse {
+    /// Status and headers.
+    pub head: ResponseHead,
+    /// What follows.
+    pub body: UpstreamBody,
+}
+
+/// The body of an answer. Dropping it closes the connection, which is how an exchange is cancelled.
+pub struct UpstreamBody {
+    /// Gone after the end: awc panics when it is asked again.
+    response: Option<ClientResponse>,
+    /// Bytes that `Content-Length` promised and that have not come.
+    missing: Option<u64>,
+}
+
+impl Upstream {
+    /// A client for this thread; `connect` bounds name look-up, TCP and TLS.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that builds a client"
+    )]
+    pub fn new(connect: Duration) -> Self {
+        let connector = awc::Connector::new()
+            .connector(dial::Dial::default())
+            .rustls_0_23(tls())
+            // The default, 100 connections for all hosts together, would let one provider's
+            // streams starve every other; slots are counted by the provider actors.
+            .limit(0)
+            .timeout(connect)
+            .handshake_timeout(connect)
+            .conn_keep_alive(POOL_IDLE)
+            .conn_lifetime(POOL_LIFETIME);
+        let client = awc::Client::builder()
+            .connector(connector)
+            .disable_timeout()
+            // awc would take `x-api-key` and the prompt along to another host.
+            .disable_redirects()
+            .no_default_headers()
+            .finish();
+        Self { client }
+    }
+
+    /// Sends a request and waits for the head of its answer, at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// When no usable answer came.
+    pub async fn open(
+        &self,
+        request: WireRequest,
+        timeout: Duration,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let method = match request.method {
+            Method::Get => HttpMethod::GET,
+            Method::Post => HttpMethod::POST,
+        };
+        let mut call = self
+            .client
+            .request(method, request.url.as_str())
+            .insert_header(("user-agent", USER_AGENT))
+            // Compressors hold back streams, and decoding would need bounds of its own.
+            .insert_header(("accept-encoding", "identity"));
+        for (name, value) in &request.headers {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            let value = HeaderValue::from_str(value.expose());
+            let (Ok(name), Ok(mut value)) = (name, value) else {
+                return Err(UpstreamError::Unsendable("a header is not legal"));
+            };
+            value.set_sensitive(true);
+            call = call.insert_header((name, value));
+        }
+        let sent = call.send_body(request.body);
+        let response = match actix_rt::time::timeout(timeout, sent).await {
+            Ok(sent) => sent.map_err(UpstreamError::from)?,
+            Err(_) => return Err(UpstreamError::Timeout(Phase::Head)),
+        };
+        accept(response)
+    }
+}
+
+/// Refuses what is no answer, and reads the head of what is one.
+fn accept(response: ClientResponse) -> Result<UpstreamResponse, UpstreamError> {
+    let status = response.status();
+    if status.is_informational() {
+        return Err(UpstreamError::Informational(status.as_u16()));
+    }
+    if status.is_redirection() {
+        return Err(UpstreamError::Redirected(status.as_u16()));
+    }
+    let headers = response.headers();
+    if let Some(encoding) = text(headers, "content-encoding").filter(|value| *value != "identity") {
+        return Err(UpstreamError::Encoded(encoding.chars().take(32).collect()));
+    }
+    let head = ResponseHead {
+        status: status.as_u16(),
+        content_type: text(headers, "content-type")
+            .and_then(|value| value.split(';').next())
+            .map(|value| value.trim().to_ascii_lowercase())
+            .unwrap_or_default(),
+        retry_after: text(headers, "retry-after").and_then(retry_after::parse),
+        relayed: relayed(headers),
+    };
+    let missing = text(headers, "content-length").and_then(|value| value.parse().ok());
+    Ok(UpstreamResponse {
+        head,
+        body: UpstreamBody {
+            response: Some(response),
+            missing,
+        },
+    })
+}
+
+fn text<'h>(headers: &'h awc::http::header::HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Headers of a relayed answer that mean something to a caller. `openai-model` is left out: Codex
+/// takes a name other than the one it asked for as a sign of a flagged account.
+fn relayed(headers: &HeaderMap) -> Vec<(String, String)> {
+    let wanted = |name: &str| {
+        matches!(
+            name,
+            "x-request-id" | "x-models-etag" | "x-reasoning-included"
+        ) || name.starts_with("x-ratelimit-")
+            || name.starts_with("x-codex-")
+            || (name.starts_with("openai-") && name != "openai-model")
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| wanted(name.as_str()))
+        .filter_map(|(name, value)| {
+            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+        })
+        .collect()
+}
+
+impl UpstreamBody {
+    /// The next bytes; nothing after the end.
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke, or closed before what `Content-Length` promised.
+    pub fn poll_next(
+        &mut self,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+        let Some(response) = &mut self.response else {
+            return Poll::Ready(None);
+        };
+        match ready!(Pin::new(response).poll_next(task)) {
+            Some(Ok(bytes)) => {
+                if let Some(missing) = &mut self.missing {
+                    *missing = missing.saturating_sub(bytes.len() as u64);
+                }
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Some(Err(error)) => {
+                self.response = None;
+                Poll::Ready(Some(Err(UpstreamError::Broken(error.to_string()))))
+            }
+            None => {
+                self.response = None;
+                let cut = self.missing.take().is_some_and(|missing| missing > 0);
+                Poll::Ready(cut.then_some(Err(UpstreamError::Cut)))
+            }
+        }
+    }
+
+    /// Waits for the next bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_next`](Self::poll_next).
+    pub async fn next(&mut self) -> Option<Result<Bytes, UpstreamError>> {
+        std::future::poll_fn(|task| self.poll_next(task)).await
+    }
+
+    /// The start of an error's body, as much as came in time.
+    pub async fn read_error(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        let read = async {
+            while body.len() < MAX_ERROR_BODY
+                && let Some(Ok(bytes)) = self.next().await
+            {
+                let room = MAX_ERROR_BODY - body.len();
+                body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+        };
+        let _ = actix_rt::time::timeout(ERROR_BODY_TIMEOUT, read).await;
+        self.response = None;
+        body
+    }
+
+    /// The whole body, at most `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_next`](Self::poll_next), or when there is more.
+    pub async fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, UpstreamError> {
+        let mut body = Vec::new();
+        while let Some(bytes) = self.next().await {
+            body.extend_from_slice(&bytes?);
+            if body.len() > limit {
+                return Err(UpstreamError::Broken(format!("more than {limit} bytes")));
+            }
+        }
+        Ok(body)
+    }
+}
+
+/// Trusts the public roots and those of the machine, which in companies has its own. Offers
+/// HTTP/1.1 only: awc's HTTP/2 has no liveness check and costs four times the CPU per event.
+fn tls() -> Arc<rustls::ClientConfig> {
+    static TLS: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    TLS.get_or_init(|| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring supports TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    })
+    .clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x12_only_http_1_1_is_offered() {
+        assert_eq!(tls().alpn_protocols, [b"http/1.1".to_vec()]);
+    }
+}
