@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ocx` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ocx::cli::run()
+}

@@ -84,6 +84,11 @@ impl DataKey {
         Self(Sha256::digest(secret.as_bytes()).into())
     }
 
+    /// The digest, which may itself key a proof of knowledge.
+    pub fn digest(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Whether `presented` is the key, in time that does not depend on the answer.
     pub fn matches(&self, presented: &str) -> bool {
         let presented: [u8; 32] = Sha256::digest(presented.as_bytes()).into();

@@ -56,6 +56,15 @@ pub enum Terminal {
     Failed,
 }
 
+/// What a sign of life looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepaliveStyle {
+    /// An event.
+    Typed,
+    /// A comment, which resets fewer clocks.
+    Comment,
+}
+
 /// Writes one answer. After a terminal event everything is ignored: there is exactly one.
 #[derive(Debug)]
 pub struct Emitter {
@@ -162,31 +171,26 @@ impl Emitter {
     }
 
     /// Writes a sign of life, of the kind that every known client accepts.
-    pub fn keepalive(&mut self, out: &mut BytesMut) {
-        if self.terminal.is_some() {
-            return;
-        }
-        if self.settings.relay {
-            if !self.started {
-                // The upstream's own `response.created` must come first; a comment may precede it.
-                out.extend_from_slice(b": keepalive\n\n");
-                return;
-            }
-            let sequence_number = self.sequence;
-            return write_frame(
-                out,
-                "keepalive",
-                &Plain {
-                    kind: "keepalive",
-                    sequence_number,
-                },
-            );
+    pub fn keepalive(&mut self, out: &mut BytesMut) -> KeepaliveStyle {
+        if self.settings.relay && !self.started {
+            // The upstream's own `response.created` must come first; a comment may precede it.
+            out.extend_from_slice(b": keepalive\n\n");
+            return KeepaliveStyle::Comment;
         }
         self.start(out);
-        self.frame(out, "keepalive", |kind, sequence_number| Plain {
-            kind,
-            sequence_number,
-        });
+        let sequence_number = self.sequence;
+        write_frame(
+            out,
+            "keepalive",
+            &Plain {
+                kind: "keepalive",
+                sequence_number,
+            },
+        );
+        if !self.settings.relay {
+            self.sequence += 1;
+        }
+        KeepaliveStyle::Typed
     }
 
     /// Ends the answer with `response.failed`.
@@ -281,6 +285,7 @@ impl Emitter {
                 return Err(Failure {
                     kind: "invalid_request_error".into(),
                     code: "invalid_prompt".into(),
+                    stream_code: "invalid_prompt",
                     message: "the provider's content filter stopped the answer".into(),
                     retry_after: None,
                 });

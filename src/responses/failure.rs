@@ -13,8 +13,11 @@ pub struct Failure {
     /// OpenAI's `error.type`.
     #[serde(rename = "type")]
     pub kind: Cow<'static, str>,
-    /// OpenAI's `error.code`; Codex decides by it whether to try again.
+    /// OpenAI's `error.code` of an HTTP answer.
     pub code: Cow<'static, str>,
+    /// The code inside a stream; Codex decides by it whether to try again.
+    #[serde(skip)]
+    pub stream_code: &'static str,
     /// Seconds to wait before trying again.
     #[serde(skip)]
     pub retry_after: Option<u64>,
@@ -27,6 +30,7 @@ impl Failure {
             message: message.into(),
             kind: "server_error".into(),
             code: code.into(),
+            stream_code: code,
             retry_after: None,
         }
     }

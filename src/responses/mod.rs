@@ -11,6 +11,6 @@ mod request;
 mod sequence;
 mod tools;
 
-pub use emit::{Delivery, Emitter, EmitterSettings, Terminal};
+pub use emit::{Delivery, Emitter, EmitterSettings, KeepaliveStyle, Terminal};
 pub use failure::Failure;
 pub use parse::{Call, ParseError, parse};

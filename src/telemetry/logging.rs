@@ -17,7 +17,8 @@ pub enum LogFormat {
 /// Starts logging; `RUST_LOG` chooses what, `info` if it is unset. Panics are logged with their
 /// place but without their message, which may hold a caller's data.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,0 +1,94 @@
+//! The command line.
+
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{config::Home, telemetry::logging::LogFormat};
+
+mod config;
+mod reload;
+mod serve;
+
+pub use serve::{Program, Running};
+
+/// Exit code of a config that does not check (`EX_CONFIG` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// A gateway between coding agents and any LLM provider.
+#[derive(Debug, Parser)]
+#[command(name = "ocx", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the gateway and run until SIGINT or SIGTERM; SIGHUP reloads the config.
+    Serve(Serve),
+    /// Look at config files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make a running gateway read its config now, and say what came of it.
+    Reload(ReloadArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// Config file [default: config.json in $OPENCODEX_HOME or ~/.opencodex; none is needed].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address to listen on, instead of the config's `hostname`.
+    #[arg(long, value_name = "ADDR", value_parser = host)]
+    host: Option<IpAddr>,
+    /// Port to listen on, instead of the config's; 0 picks a free one.
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a config exactly as `serve` and reload do; exit 0 if it may run, 1 if not.
+    Check {
+        /// The file [default: as for `serve`].
+        file: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of config.json, for editors.
+    Schema,
+}
+
+#[derive(Debug, clap::Args)]
+struct ReloadArgs {
+    /// Config file that tells where the gateway listens [default: as for `serve`].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Port of the gateway, if it was started with `--port`.
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+}
+
+fn host(text: &str) -> Result<IpAddr, String> {
+    if text == "localhost" {
+        return Ok(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    text.trim_matches(['[', ']'])
+        .parse()
+        .map_err(|_| "write an IP address, or localhost".to_owned())
+}
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let home = Home::find();
+    match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args, &home),
+        Command::Config(ConfigCommand::Check { file }) => {
+            config::check(&file.unwrap_or_else(|| home.config()))
+        }
+        Command::Config(ConfigCommand::Schema) => config::schema(),
+        Command::Reload(args) => reload::run(&args, &home),
+    }
+}

@@ -1,0 +1,322 @@
+//! `ocx serve`.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::{Addr, Arbiter};
+use actix_rt::time::sleep;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{EXIT_CONFIG, Serve};
+use crate::{
+    actors::{
+        Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
+        WatchSettings,
+    },
+    config::{self, Config, DataKey, Home, Loaded, process_env},
+    http::{self, Lifecycle, Listening, Shared},
+    telemetry::{Metrics, logging},
+};
+
+/// Before actix cuts what still runs, streams end themselves with a terminal event.
+const END_STREAMS_BEFORE: Duration = Duration::from_secs(2);
+
+pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
+    logging::init(args.log_format);
+    let path = args.config.clone().unwrap_or_else(|| home.config());
+    let loaded = match load(&path, args.config.is_some()) {
+        Ok(loaded) => loaded,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!(%warning, "config");
+    }
+    let host = args.host.unwrap_or(loaded.config.listen.host);
+    if let Some(reason) = loaded.config.access.forbids(host) {
+        eprintln!("ocx: {reason}");
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    let port = args.port.unwrap_or(loaded.config.listen.port);
+    let listener = match TcpListener::bind((host, port)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            eprintln!(
+                "ocx: cannot listen on {}: {error}",
+                SocketAddr::new(host, port)
+            );
+            return ExitCode::FAILURE;
+        }
+    };
+    // Two descriptors a stream: the default of 1024 would end at 500 of them.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+    let admin = match admin_token(&loaded.config, home) {
+        Ok(admin) => admin,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let program = Program {
+        path,
+        loaded,
+        listener,
+        admin,
+        watch: WatchSettings::default(),
+    };
+    actix_web::rt::System::new().block_on(run_program(program))
+}
+
+fn load(path: &Path, must_exist: bool) -> Result<Loaded, String> {
+    match config::check_file(path, &process_env) {
+        Ok(Some(loaded)) => Ok(loaded),
+        Ok(None) if must_exist => Err(format!("ocx: {}: there is no such file", path.display())),
+        Ok(None) => Ok(Loaded::defaults(&process_env)),
+        Err(problems) => Err(format!(
+            "{problems}\nocx: not started; `ocx config check` says when it is right"
+        )),
+    }
+}
+
+/// The digest of the token that a management call must bring, unless the config names one.
+fn admin_token(config: &Config, home: &Home) -> Result<DataKey, String> {
+    if let Some(configured) = &config.access.admin_token {
+        return Ok(configured.clone());
+    }
+    let new = || {
+        let random: [u8; 32] = rand::random();
+        random.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    home.admin_token_or_new(new)
+        .map(|token| DataKey::new(&token))
+        .map_err(|error| {
+            format!(
+                "ocx: the admin token cannot be kept in {}: {error}",
+                home.admin_token().display()
+            )
+        })
+}
+
+async fn run_program(program: Program) -> ExitCode {
+    let path = program.loaded.digest.map(|_| program.path.clone());
+    match program.start().await {
+        Ok(running) => {
+            let config = Arc::clone(&running.shared.cell.load().config);
+            announce(running.shared.address, &config, path.as_deref());
+            running.until_stopped().await
+        }
+        Err(message) => {
+            eprintln!("ocx: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything the gateway is made of, before it runs.
+pub struct Program {
+    /// The config file, which need not exist.
+    pub path: PathBuf,
+    /// The config to begin with.
+    pub loaded: Loaded,
+    /// Where to accept.
+    pub listener: TcpListener,
+    /// Digest of the management token, unless the config names one.
+    pub admin: DataKey,
+    /// How the file is watched.
+    pub watch: WatchSettings,
+}
+
+/// The gateway, accepting.
+pub struct Running {
+    /// What its parts share.
+    pub shared: Arc<Shared>,
+    listening: Listening,
+    watcher: Addr<ConfigWatcher>,
+    shutdown: Duration,
+}
+
+impl Program {
+    /// Starts the actors and the listener. Must be called on a thread with an actix `System`.
+    ///
+    /// # Errors
+    ///
+    /// When a provider does not come up or the listener cannot be used.
+    pub async fn start(self) -> Result<Running, String> {
+        let metrics = Arc::new(Metrics::new());
+        let config = Arc::new(self.loaded.config);
+        let start = Start {
+            config: Arc::clone(&config),
+            arbiter: Arbiter::new().handle(),
+            metrics: Arc::clone(&metrics),
+            backoff: Backoff::default(),
+        };
+        let cell = ProviderSupervisor::first_snapshot(&start)
+            .await
+            .map_err(|error| error.to_string())?;
+        let digest = self.loaded.digest;
+        let watcher = supervise(start, &cell, self.path, self.watch, digest, &metrics);
+        let shared = Arc::new(Shared {
+            cell,
+            metrics,
+            lifecycle: Arc::new(Lifecycle::default()),
+            admin: self.admin,
+            watcher: Some(watcher.clone()),
+            started: Instant::now(),
+            address: self
+                .listener
+                .local_addr()
+                .map_err(|error| error.to_string())?,
+        });
+        let (workers, shutdown) = (config.listen.workers, config.limits.shutdown);
+        let listening = http::serve(self.listener, Arc::clone(&shared), workers, shutdown)
+            .map_err(|error| error.to_string())?;
+        Ok(Running {
+            shared,
+            listening,
+            watcher,
+            shutdown,
+        })
+    }
+}
+
+/// Starts the actors of this thread, each behind a guardian.
+fn supervise(
+    start: Start,
+    cell: &SnapshotCell,
+    path: PathBuf,
+    watch: WatchSettings,
+    digest: Option<[u8; 32]>,
+    metrics: &Arc<Metrics>,
+) -> Addr<ConfigWatcher> {
+    let count = |actor: &'static str| {
+        let metrics = Arc::clone(metrics);
+        move |crash: &crate::actors::Crash| {
+            metrics
+                .actor_restarts
+                .with_label_values(&[actor, "panic"])
+                .inc();
+            metrics
+                .actor_up
+                .with_label_values(&[actor])
+                .set(i64::from(crash.restart_in.is_some()));
+            tracing::error!(actor, streak = crash.streak, "actor panicked");
+        }
+    };
+    let cell = Arc::clone(cell);
+    let supervisor = Guardian::start(
+        move |_| ProviderSupervisor::new(&start, cell),
+        Backoff::default(),
+        count("provider_supervisor"),
+    );
+    let counters = Arc::clone(metrics);
+    Guardian::start(
+        move |_| ConfigWatcher::new(path, watch, digest, supervisor, counters),
+        Backoff::default(),
+        count("config_watcher"),
+    )
+}
+
+/// Tells a person where everything is and what is missing, a line each.
+fn announce(address: SocketAddr, config: &Config, source: Option<&Path>) {
+    let base = format!("http://{}", reachable(address));
+    println!("ocx {} listens on {base}", env!("CARGO_PKG_VERSION"));
+    println!("  dashboard  {base}/");
+    println!("  metrics    {base}/metrics");
+    match source {
+        Some(path) => println!("  config     {} (watched)", path.display()),
+        None => println!("  config     built-in defaults (no file)"),
+    }
+    for provider in config.providers.values() {
+        match provider.lacks(&process_env) {
+            Some(lacks) => println!("  provider   {}: needs {lacks}", provider.id),
+            None => println!("  provider   {}: ready", provider.id),
+        }
+    }
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "keys and prompts cross the network in the clear; put TLS in front");
+    }
+}
+
+/// An address that a browser on this machine can open.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr = match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        return SocketAddr::new(loopback, address.port());
+    }
+    address
+}
+
+impl Running {
+    /// Runs until a signal ends it.
+    pub async fn until_stopped(self) -> ExitCode {
+        let Self {
+            shared,
+            listening: Listening { server, handle, .. },
+            watcher,
+            shutdown,
+        } = self;
+        let lifecycle = &shared.lifecycle;
+        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hang_up)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::hangup()),
+        ) else {
+            eprintln!("ocx: signals cannot be received");
+            return ExitCode::FAILURE;
+        };
+        let mut server = std::pin::pin!(server);
+        loop {
+            tokio::select! {
+                ended = &mut server => {
+                    return if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+                }
+                Some(()) = hang_up.recv() => watcher.do_send(Reload(Trigger::Signal)),
+                () = either(&mut terminate, &mut interrupt) => break,
+            }
+        }
+        tracing::info!(?shutdown, "shutting down; a second signal ends at once");
+        lifecycle.drain();
+        let stop = handle.stop(true);
+        let last_words = shutdown
+            .saturating_sub(END_STREAMS_BEFORE)
+            .max(shutdown / 2);
+        let end_streams = async {
+            sleep(last_words).await;
+            lifecycle.end_streams();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = stop => ExitCode::SUCCESS,
+            _ = &mut server => ExitCode::SUCCESS,
+            () = end_streams => ExitCode::SUCCESS,
+            () = either(&mut terminate, &mut interrupt) => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl Running {
+    /// Runs until it is dropped, for those who have signals of their own.
+    pub async fn run(self) {
+        // An error here is a listener that broke: whoever waits sees it end.
+        let _ = self.listening.server.await;
+    }
+}
+
+async fn either(first: &mut Signal, second: &mut Signal) {
+    tokio::select! {
+        _ = first.recv() => {}
+        _ = second.recv() => {}
+    }
+}

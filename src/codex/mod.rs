@@ -1,0 +1,3 @@
+//! What the Codex CLI itself reads and writes.
+
+pub mod catalog;

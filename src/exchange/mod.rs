@@ -1,0 +1,255 @@
+//! One upstream call: open, decode, and know when it takes too long.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use actix_rt::time::Instant;
+
+use crate::{
+    actors::{Lease, LeaseOutcome},
+    adapters::{Adapter, DecodeError, Decoder, Expect, ResponseHead, Step, WireRequest},
+    config::Timeouts,
+    credentials::Credential,
+    error::{ErrorClass, GatewayError},
+    model::{Event, UpstreamFailure},
+    telemetry::Metrics,
+    upstream::{Phase, Upstream, UpstreamBody, UpstreamError},
+};
+
+pub mod retry;
+
+/// An exchange whose head has come and whose body is being read. Dropping it closes the connection
+/// and frees the slot.
+pub struct Exchange {
+    lease: Lease,
+    head: ResponseHead,
+    body: UpstreamBody,
+    decoder: Box<dyn Decoder>,
+    timeouts: Timeouts,
+    last_bytes: Instant,
+    last_event: Instant,
+    over: bool,
+}
+
+/// Sends an encoded prompt and waits for the head of the answer.
+///
+/// # Errors
+///
+/// When there is no answer, or it is a refusal.
+pub async fn open(
+    upstream: &Upstream,
+    adapter: &'static dyn Adapter,
+    lease: Lease,
+    request: WireRequest,
+    expect: Expect,
+    timeouts: &Timeouts,
+    metrics: &Arc<Metrics>,
+) -> Result<Exchange, GatewayError> {
+    let started = Instant::now();
+    let provider = lease.spec.id.as_str();
+    let head_timeout = if expect.stream {
+        timeouts.head
+    } else {
+        timeouts.whole
+    };
+    let opened = upstream.open(request, head_timeout).await;
+    let result = match &opened {
+        Ok(response) => status_label(response.head.status),
+        Err(error) => error.label(),
+    };
+    metrics
+        .attempts
+        .with_label_values(&[provider, result])
+        .inc();
+    let mut response = opened.map_err(|error| failed(&lease, error))?;
+    let waited = started.elapsed().as_secs_f64();
+    metrics
+        .time_to_headers
+        .with_label_values(&[provider])
+        .observe(waited);
+    if !(200..300).contains(&response.head.status) {
+        let body = response.body.read_error().await;
+        return Err(refuse(
+            &lease,
+            &response.head,
+            adapter.refusal(&response.head, &body),
+        ));
+    }
+    if response.head.content_type == "text/html" {
+        let reason = "an HTML page instead of an answer; check the base URL".to_owned();
+        return Err(broken(&lease, DecodeError::Malformed(reason)));
+    }
+    let now = Instant::now();
+    Ok(Exchange {
+        decoder: adapter.decoder(&response.head, expect),
+        head: response.head,
+        body: response.body,
+        lease,
+        timeouts: timeouts.clone(),
+        last_bytes: now,
+        last_event: now,
+        over: false,
+    })
+}
+
+fn status_label(status: u16) -> &'static str {
+    match status {
+        200..=299 => "ok",
+        429 => "rate_limited",
+        400..=499 => "refused",
+        _ => "failed",
+    }
+}
+
+impl Exchange {
+    /// The head of the answer.
+    pub fn head(&self) -> &ResponseHead {
+        &self.head
+    }
+
+    /// Whether the upstream ended the answer.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Reads until something can be told, and appends it to `events`.
+    ///
+    /// # Errors
+    ///
+    /// When the answer is broken, which ends it. What came before is in `events` all the same.
+    pub fn poll_events(
+        &mut self,
+        task: &mut Context<'_>,
+        events: &mut Vec<Event>,
+    ) -> Poll<Result<(), GatewayError>> {
+        while !self.over {
+            let Poll::Ready(next) = self.body.poll_next(task) else {
+                return Poll::Pending;
+            };
+            let before = events.len();
+            match next {
+                Some(Ok(bytes)) => {
+                    self.last_bytes = Instant::now();
+                    match self.decoder.push(&bytes, events) {
+                        Ok(Step::More) => {}
+                        Ok(Step::Done) => self.end(task),
+                        Err(error) => {
+                            self.over = true;
+                            return Poll::Ready(Err(broken(&self.lease, error)));
+                        }
+                    }
+                }
+                Some(Err(error)) => {
+                    self.over = true;
+                    return Poll::Ready(Err(failed(&self.lease, error)));
+                }
+                None => {
+                    self.over = true;
+                    let end = self.decoder.finish(events);
+                    return Poll::Ready(end.map_err(|error| broken(&self.lease, error)));
+                }
+            }
+            if events.len() > before {
+                self.last_event = self.last_bytes;
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The protocol said that it is over. If the transport's own end is here already it is read,
+    /// because only a connection whose body ended can be used again.
+    fn end(&mut self, task: &mut Context<'_>) {
+        self.over = true;
+        let _ = self.body.poll_next(task);
+    }
+
+    /// Reads the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_events`](Self::poll_events), or when it takes too long.
+    pub async fn collect(&mut self, events: &mut Vec<Event>) -> Result<(), GatewayError> {
+        while !self.over {
+            let wait = self.timeouts.stall;
+            let next = std::future::poll_fn(|task| self.poll_events(task, events));
+            match actix_rt::time::timeout(wait, next).await {
+                Ok(read) => read?,
+                Err(_) => return Err(failed(&self.lease, UpstreamError::Timeout(Phase::Stall))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it has been silent for too long, or must end for another reason.
+    pub fn overdue(&self, now: Instant) -> Option<GatewayError> {
+        if self.over {
+            return None;
+        }
+        if self.lease.must_end() {
+            return Some(GatewayError::Drained);
+        }
+        let phase = if now - self.last_bytes >= self.timeouts.stall {
+            Phase::Stall
+        } else if now - self.last_event >= self.timeouts.progress {
+            Phase::Progress
+        } else {
+            return None;
+        };
+        Some(failed(&self.lease, UpstreamError::Timeout(phase)))
+    }
+}
+
+fn failed(lease: &Lease, error: UpstreamError) -> GatewayError {
+    GatewayError::Upstream {
+        provider: lease.spec.id.to_string(),
+        error,
+    }
+}
+
+/// An upstream's text may hold the credential it was sent: it is blotted out before anybody sees
+/// it.
+fn redacted(lease: &Lease, mut failure: UpstreamFailure) -> UpstreamFailure {
+    failure.message = lease.credential.redact(&failure.message);
+    failure
+}
+
+fn broken(lease: &Lease, error: DecodeError) -> GatewayError {
+    let provider = lease.spec.id.to_string();
+    match error {
+        DecodeError::Upstream(failure) => {
+            let failure = redacted(lease, failure);
+            GatewayError::Decode {
+                provider,
+                error: DecodeError::Upstream(failure),
+            }
+        }
+        DecodeError::Malformed(text) => {
+            let text = lease.credential.redact(&text);
+            GatewayError::Decode {
+                provider,
+                error: DecodeError::Malformed(text),
+            }
+        }
+        error => GatewayError::Decode { provider, error },
+    }
+}
+
+fn refuse(lease: &Lease, head: &ResponseHead, failure: UpstreamFailure) -> GatewayError {
+    let failure = redacted(lease, failure);
+    let error = GatewayError::Refused {
+        provider: format!("{} answered {}", lease.spec.id, head.status),
+        failure,
+        retry_after: head.retry_after,
+        forwarded: matches!(lease.credential, Credential::Forwarded(_)),
+    };
+    if let (ErrorClass::RateLimited, Some(pause)) = (error.class(), head.retry_after) {
+        // A caller's own login is the caller's own limit; the provider goes on for others.
+        if !matches!(lease.credential, Credential::Forwarded(_)) {
+            lease.settle(LeaseOutcome::RateLimited { pause });
+        }
+    }
+    error
+}

@@ -1,0 +1,161 @@
+//! What handlers hold: everything that is shared between workers, and this worker's own client.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use actix::Addr;
+use actix_web::HttpRequest;
+
+use super::{
+    access::{Facts, Policy},
+    record::CallRecord,
+};
+use crate::{
+    actors::{ConfigWatcher, Snapshot, SnapshotCell},
+    config::DataKey,
+    credentials::CallerAuth,
+    telemetry::Metrics,
+    turn::Turn,
+    upstream::Upstream,
+};
+
+/// Shared by all workers.
+pub struct Shared {
+    /// Where the current config and its providers are found.
+    pub cell: SnapshotCell,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Whether we are going down.
+    pub lifecycle: Arc<Lifecycle>,
+    /// The management token, where the config names none.
+    pub admin: DataKey,
+    /// For reloads; there is none when no file is watched.
+    pub watcher: Option<Addr<ConfigWatcher>>,
+    /// When we began.
+    pub started: Instant,
+    /// Where we listen, with the port that was picked.
+    pub address: SocketAddr,
+}
+
+/// The end of the program, in two steps.
+#[derive(Debug, Default)]
+pub struct Lifecycle {
+    draining: AtomicBool,
+    ending: AtomicBool,
+}
+
+impl Lifecycle {
+    /// New calls are refused from now on; running streams go on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Running streams end now, each with its terminal event.
+    pub fn end_streams(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    /// Whether new calls are refused.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether running streams must end.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+}
+
+/// This worker's handle on everything.
+pub struct Gateway {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// This thread's client: awc's cannot leave their thread.
+    pub upstream: Upstream,
+}
+
+impl Shared {
+    /// The rules of access of a snapshot.
+    pub fn policy<'p>(&'p self, snapshot: &'p Snapshot) -> Policy<'p> {
+        let access = &snapshot.config.access;
+        Policy {
+            access,
+            admin: access.admin_token.as_ref().unwrap_or(&self.admin),
+            host: self.address.ip(),
+            port: self.address.port(),
+        }
+    }
+}
+
+impl Gateway {
+    /// Begins a call: pins one snapshot, and takes the caller's own login off the request.
+    pub fn begin(&self, request: &HttpRequest) -> Turn {
+        let snapshot = self.shared.cell.load_full();
+        let policy = self.shared.policy(&snapshot);
+        let caller = CallerAuth::pick(
+            |name| {
+                request
+                    .headers()
+                    .get(name)
+                    .and_then(|value| value.to_str().ok())
+            },
+            |value| policy.is_ours(value),
+        );
+        Turn {
+            caller,
+            cell: Arc::clone(&self.shared.cell),
+            upstream: self.upstream.clone(),
+            metrics: Arc::clone(&self.shared.metrics),
+            snapshot,
+        }
+    }
+
+    /// Begins the account of a call.
+    pub fn record(&self, protocol: &'static str) -> CallRecord {
+        CallRecord::new(protocol, Arc::clone(&self.shared.metrics))
+    }
+}
+
+/// What a request says about where it comes from, read from raw headers only.
+pub(super) fn facts(request: &HttpRequest) -> Facts<'_> {
+    let text = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let mut hosts = request
+        .headers()
+        .get_all("host")
+        .map(|value| value.to_str().unwrap_or(""));
+    let method = request.method();
+    let bearer = || {
+        let value = text("authorization")?;
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    };
+    Facts {
+        unsafe_method: !method.is_safe(),
+        preflight: method == actix_web::http::Method::OPTIONS,
+        hosts: [hosts.next(), hosts.next()],
+        authority: request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str()),
+        // A value that is no text is no origin of ours.
+        origin: request
+            .headers()
+            .get("origin")
+            .map(|value| value.to_str().unwrap_or("?")),
+        fetch_site: text("sec-fetch-site"),
+        content_type: text("content-type"),
+        query: request.query_string(),
+        key: text("x-opencodex-api-key").or_else(bearer),
+    }
+}

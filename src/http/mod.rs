@@ -1,0 +1,21 @@
+//! The HTTP face: routes, access, bodies in and streams out.
+
+mod access;
+mod body;
+mod failure;
+mod gateway;
+mod health;
+mod manage;
+mod models;
+mod record;
+mod responses;
+mod routes;
+mod server;
+mod status_page;
+mod stream;
+
+pub use access::{AuthClass, Policy};
+pub use gateway::{Lifecycle, Shared};
+pub use health::{CHALLENGE, proof};
+pub use routes::{ROUTES, RouteRule};
+pub use server::{Listening, serve};

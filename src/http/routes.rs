@@ -1,0 +1,194 @@
+//! The one table of routes. A route cannot be registered without an auth class, and the guard that
+//! enforces it decides on the matched route, not on a path that it reads for itself.
+
+use std::panic::AssertUnwindSafe;
+
+use actix_web::{
+    Error, HttpResponse, Resource,
+    body::BoxBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::{Method, StatusCode, header},
+    middleware::{Next, from_fn},
+    web::{self, Data, ServiceConfig},
+};
+use futures_util::FutureExt as _;
+
+use super::{
+    access::{AuthClass, Rejection},
+    failure::{HttpFailure, plain},
+    gateway::{Gateway, facts},
+    health, manage, models, responses, status_page,
+};
+use crate::error::GatewayError;
+
+/// A path, who may call it, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteRule {
+    /// The path, literally.
+    pub path: &'static str,
+    /// Its one method.
+    pub method: &'static str,
+    /// What it demands.
+    pub class: AuthClass,
+    endpoint: Endpoint,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Endpoint {
+    CreateResponse,
+    ListModels,
+    Health,
+    Ready,
+    Metrics,
+    Reload,
+    StatusPage,
+}
+
+const fn rule(
+    method: &'static str,
+    path: &'static str,
+    class: AuthClass,
+    endpoint: Endpoint,
+) -> RouteRule {
+    RouteRule {
+        path,
+        method,
+        class,
+        endpoint,
+    }
+}
+
+/// Every route there is.
+pub const ROUTES: [RouteRule; 7] = [
+    rule(
+        "POST",
+        "/v1/responses",
+        AuthClass::Data,
+        Endpoint::CreateResponse,
+    ),
+    rule("GET", "/v1/models", AuthClass::Data, Endpoint::ListModels),
+    rule("GET", "/healthz", AuthClass::Public, Endpoint::Health),
+    rule("GET", "/readyz", AuthClass::Public, Endpoint::Ready),
+    rule("GET", "/metrics", AuthClass::Observe, Endpoint::Metrics),
+    rule(
+        "POST",
+        "/api/config/reload",
+        AuthClass::Admin,
+        Endpoint::Reload,
+    ),
+    rule("GET", "/", AuthClass::Observe, Endpoint::StatusPage),
+];
+
+/// Registers the table, and a guarded answer for everything else.
+pub(super) fn configure(app: &mut ServiceConfig) {
+    for rule in ROUTES {
+        let resource = guarded(web::resource(rule.path), rule);
+        app.service(resource);
+    }
+    let nowhere = web::resource("/{path:.*}").to(unknown);
+    app.service(nowhere.wrap(from_fn(|request, next| {
+        guard(AuthClass::Public, request, next)
+    })));
+}
+
+fn guarded(
+    resource: Resource,
+    rule: RouteRule,
+) -> impl actix_web::dev::HttpServiceFactory + 'static {
+    let method = Method::from_bytes(rule.method.as_bytes()).unwrap_or(Method::GET);
+    let route = web::route().method(method);
+    let route = match rule.endpoint {
+        Endpoint::CreateResponse => route.to(responses::create),
+        Endpoint::ListModels => route.to(models::list),
+        Endpoint::Health => route.to(health::healthz),
+        Endpoint::Ready => route.to(health::readyz),
+        Endpoint::Metrics => route.to(health::metrics),
+        Endpoint::Reload => route.to(manage::reload),
+        Endpoint::StatusPage => route.to(status_page::show),
+    };
+    let class = rule.class;
+    resource
+        .route(route)
+        .default_service(web::to(wrong_method))
+        .wrap(from_fn(move |request, next| guard(class, request, next)))
+}
+
+/// Lets a request in or turns it away, and answers for a handler that panics.
+async fn guard(
+    class: AuthClass,
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let verdict = admit(class, &request);
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut response = match verdict {
+        Err(rejection) => request.into_response(turned_away(rejection)),
+        Ok(()) if request.method() == Method::OPTIONS => request.into_response(preflight()),
+        Ok(()) => {
+            // The request must not be cloned here: actix panics on that while it routes.
+            match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+                Ok(response) => response?,
+                Err(_) => return Err(HttpFailure(GatewayError::Internal).into()),
+            }
+        }
+    };
+    // Only an origin that was let in is named; there is no `*`, and no credentials.
+    if let (Ok(()), Some(origin)) = (verdict, origin) {
+        response
+            .headers_mut()
+            .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        response
+            .headers_mut()
+            .insert(header::VARY, header::HeaderValue::from_static("origin"));
+    }
+    Ok(response)
+}
+
+fn admit(class: AuthClass, request: &ServiceRequest) -> Result<(), Rejection> {
+    let Some(gateway) = request.app_data::<Data<Gateway>>() else {
+        return Err(Rejection::Key);
+    };
+    let shared = &gateway.shared;
+    let snapshot = shared.cell.load();
+    let verdict = shared
+        .policy(&snapshot)
+        .admit(&facts(request.request()), class);
+    if let Err(rejection) = &verdict {
+        shared
+            .metrics
+            .rejected
+            .with_label_values(&[rejection.label()])
+            .inc();
+    }
+    verdict
+}
+
+fn turned_away(rejection: Rejection) -> HttpResponse {
+    let status = StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::FORBIDDEN);
+    plain(status, rejection.label(), &rejection.to_string())
+}
+
+fn preflight() -> HttpResponse {
+    HttpResponse::NoContent()
+        .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"))
+        .insert_header((
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "content-type, authorization, x-opencodex-api-key",
+        ))
+        .finish()
+}
+
+/// Unknown paths are JSON, never a page: Codex would parse it.
+async fn unknown(request: actix_web::HttpRequest) -> HttpResponse {
+    let message = format!("unknown endpoint: {} {}", request.method(), request.path());
+    plain(StatusCode::NOT_FOUND, "not_found", &message)
+}
+
+async fn wrong_method(request: actix_web::HttpRequest) -> HttpResponse {
+    let message = format!("{} is not allowed on {}", request.method(), request.path());
+    plain(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        &message,
+    )
+}

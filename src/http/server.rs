@@ -1,0 +1,82 @@
+//! The listener and its workers.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::{
+    App, HttpServer,
+    dev::{Server, ServerHandle},
+    web::Data,
+};
+
+use super::{
+    gateway::{Gateway, Shared},
+    routes,
+};
+use crate::upstream::Upstream;
+
+/// Longer than callers keep idle connections, so that it is they who close them.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long the head of a request may take.
+const REQUEST_HEAD: Duration = Duration::from_secs(10);
+/// How long a close may take.
+const DISCONNECT: Duration = Duration::from_secs(5);
+/// Connections per worker.
+const MAX_CONNECTIONS: usize = 25_000;
+
+/// A server that accepts.
+pub struct Listening {
+    /// Where.
+    pub address: SocketAddr,
+    /// Runs until it is stopped.
+    pub server: Server,
+    /// Stops it.
+    pub handle: ServerHandle,
+}
+
+/// Serves on a bound listener. Signals are the caller's business.
+///
+/// # Errors
+///
+/// When the listener cannot be used.
+pub fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    workers: usize,
+    shutdown: Duration,
+) -> io::Result<Listening> {
+    let address = listener.local_addr()?;
+    let connect = shared.cell.load().config.limits.timeouts.connect;
+    let server = HttpServer::new(move || {
+        let gateway = Gateway {
+            shared: Arc::clone(&shared),
+            upstream: Upstream::new(connect),
+        };
+        App::new()
+            .app_data(Data::new(gateway))
+            .configure(routes::configure)
+    })
+    .workers(workers)
+    .keep_alive(KEEP_ALIVE)
+    .client_request_timeout(REQUEST_HEAD)
+    .client_disconnect_timeout(DISCONNECT)
+    .max_connections(MAX_CONNECTIONS)
+    .shutdown_timeout(shutdown.as_secs())
+    // Small frames must not wait for the acknowledgement of the one before.
+    .tcp_nodelay(true)
+    // With the default, a caller that leaves during silence is not noticed at all.
+    .h1_allow_half_closed(false)
+    .disable_signals()
+    .listen(listener)?
+    .run();
+    let handle = server.handle();
+    Ok(Listening {
+        address,
+        server,
+        handle,
+    })
+}

@@ -1,0 +1,169 @@
+//! One call in progress: route, dispatch, encode, exchange, and what may be tried again.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_rt::time::{Instant, sleep, timeout};
+
+use crate::{
+    actors::{DispatchError, Snapshot, SnapshotCell},
+    adapters::{Expect, Target, adapter},
+    credentials::CallerAuth,
+    error::GatewayError,
+    exchange::{self, Exchange, retry},
+    model::{Event, Losses, Prompt},
+    routing::{self, Route},
+    telemetry::Metrics,
+    upstream::Upstream,
+};
+
+/// What a call runs with. The snapshot is pinned: config, model list and credentials of one call
+/// are of one generation, whatever is reloaded meanwhile.
+pub struct Turn {
+    /// The generation it runs on.
+    pub snapshot: Arc<Snapshot>,
+    /// Where newer generations are found, if the provider of this one is gone.
+    pub cell: SnapshotCell,
+    /// The caller's own login.
+    pub caller: CallerAuth,
+    /// This thread's client.
+    pub upstream: Upstream,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// An answer that has begun.
+pub struct Answer {
+    /// Its source.
+    pub exchange: Exchange,
+    /// What it has said so far.
+    pub events: Vec<Event>,
+    /// What went wrong right after that.
+    pub error: Option<GatewayError>,
+    /// What encoding could not carry.
+    pub losses: Losses,
+    /// Attempts it took.
+    pub attempts: u32,
+    /// Whether its frames pass through.
+    pub relays: bool,
+}
+
+impl Turn {
+    /// Finds the route of a model name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn route(&self, model: &str) -> Result<Route, GatewayError> {
+        Ok(routing::route(model, &self.snapshot.config)?)
+    }
+
+    /// Whether the provider of a route passes answers on.
+    pub fn relays(&self, route: &Route) -> bool {
+        self.snapshot
+            .provider(&route.provider)
+            .is_some_and(|provider| adapter(provider.spec().adapter).relays())
+    }
+
+    /// Asks the upstream and waits for the beginning of its answer, so that whatever goes wrong
+    /// before it can be told by an HTTP status. An upstream that accepted and then says nothing is
+    /// waited for no longer than `hold`.
+    ///
+    /// # Errors
+    ///
+    /// When no attempt led to an answer.
+    pub async fn start(
+        &self,
+        prompt: &Prompt,
+        route: &Route,
+        hold: Duration,
+    ) -> Result<Answer, GatewayError> {
+        let mut attempt = 1;
+        loop {
+            let started = Instant::now();
+            let error = match self.attempt(prompt, route, hold).await {
+                Ok(mut answer) => {
+                    answer.attempts = attempt;
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            let Some(again) = retry::decide(attempt, &error, started.elapsed()) else {
+                return Err(error);
+            };
+            let labels = [route.provider.as_str(), again.cause];
+            self.metrics.retries.with_label_values(&labels).inc();
+            sleep(again.pause).await;
+            attempt += 1;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        prompt: &Prompt,
+        route: &Route,
+        hold: Duration,
+    ) -> Result<Answer, GatewayError> {
+        let failed = || DispatchError::Failed(route.provider.to_string());
+        let provider = self.snapshot.provider(&route.provider).ok_or_else(failed)?;
+        let lease = match provider.dispatch(self.caller.clone()).await {
+            // The actor is gone: perhaps a newer generation has another.
+            Err(DispatchError::Failed(_)) => {
+                let newest = self.cell.load_full();
+                let provider = newest.provider(&route.provider).ok_or_else(failed)?;
+                provider.dispatch(self.caller.clone()).await?
+            }
+            lease => lease?,
+        };
+        let spec = Arc::clone(&lease.spec);
+        let adapter = adapter(spec.adapter);
+        let target = Target {
+            model: route.model.as_str(),
+            base_url: &spec.base_url,
+            quirks: &spec.quirks,
+            headers: &spec.headers,
+            credential: &lease.credential,
+        };
+        let encoded = adapter.encode(prompt, &target)?;
+        let expect = Expect {
+            stream: prompt.stream,
+            eof_tolerant: spec.quirks.openai_chat_eof_tolerance == Some(true),
+        };
+        let timeouts = &self.snapshot.config.limits.timeouts;
+        let opened = exchange::open(
+            &self.upstream,
+            adapter,
+            lease,
+            encoded.request,
+            expect,
+            timeouts,
+            &self.metrics,
+        );
+        // Boxed: an awc request is large, and most of a call waits elsewhere.
+        let mut exchange = Box::pin(opened).await?;
+        let (mut events, mut error) = (Vec::new(), None);
+        if prompt.stream {
+            let first = std::future::poll_fn(|task| exchange.poll_events(task, &mut events));
+            match timeout(hold, first).await {
+                Ok(Err(early)) if !tells_anything(&events) => return Err(early),
+                Ok(Err(late)) => error = Some(late),
+                // Silence is met with signs of life, in the stream.
+                Ok(Ok(())) | Err(_) => {}
+            }
+        } else {
+            exchange.collect(&mut events).await?;
+        }
+        Ok(Answer {
+            exchange,
+            events,
+            error,
+            losses: encoded.losses,
+            attempts: 1,
+            relays: adapter.relays(),
+        })
+    }
+}
+
+/// Whether events hold anything that a caller would see.
+fn tells_anything(events: &[Event]) -> bool {
+    events.iter().any(|event| !matches!(event, Event::Usage(_)))
+}
