@@ -1,0 +1,568 @@
+//! The real Codex CLI against `ocx serve`, with a scripted upstream behind it that checks every
+//! request against the rules OpenAI publishes.
+//!
+//! `tests/all.sh` installs the pinned Codex; without it these tests fail, they are never skipped.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use support::{
+    chat, chat_rules, scratch,
+    upstream::{Asked, Reply, Step, Upstream},
+};
+
+/// The version these tests are written against; `tests/all.sh` installs it.
+const CODEX_VERSION: &str = include_str!("version.txt");
+/// A Codex that hangs must not hang the build.
+const CODEX_TIMEOUT: Duration = Duration::from_secs(90);
+
+fn codex_binary() -> PathBuf {
+    let path = std::env::var_os("OCX_TEST_CODEX")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("target/codex/node_modules/.bin/codex")
+        });
+    assert!(
+        path.exists(),
+        "{} is missing: run tests/all.sh, which installs it",
+        path.display()
+    );
+    path
+}
+
+/// `ocx serve` as a process of its own.
+struct Ocx {
+    child: Child,
+    address: SocketAddr,
+    config: PathBuf,
+}
+
+impl Ocx {
+    fn serve(dir: &Path, config: &Value) -> Self {
+        let path = dir.join("config.json");
+        fs::write(&path, config.to_string()).unwrap();
+        let log = fs::File::create(dir.join("ocx.log")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ocx"))
+            .args(["serve", "--port", "0"])
+            .env("OPENCODEX_HOME", dir)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut first)
+            .unwrap();
+        let address = first
+            .trim()
+            .rsplit("http://")
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        Self {
+            child,
+            address,
+            config: path,
+        }
+    }
+
+    /// A GET over a plain socket: body only.
+    fn get(&self, path: &str) -> String {
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+            self.address
+        )
+        .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        self.get("/metrics")
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '))
+            .map(|(_, value)| value.parse::<f64>().unwrap())
+            .sum()
+    }
+}
+
+impl Drop for Ocx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One scenario: an upstream, an ocx in front of it, and a home for Codex.
+struct Bench {
+    dir: PathBuf,
+    ocx: Ocx,
+    upstream: Upstream,
+    violations: Arc<Mutex<Vec<String>>>,
+}
+
+/// What a run of `codex exec --json` printed and left.
+struct Run {
+    events: Vec<Value>,
+    ok: bool,
+    took: Duration,
+    stderr: String,
+}
+
+impl Bench {
+    fn new(name: &str, script: impl Fn(&Asked, &Value) -> Reply + Send + Sync + 'static) -> Self {
+        let dir = scratch(&format!("codex-{name}"));
+        let violations: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = Arc::clone(&violations);
+        let upstream = Upstream::start(move |asked| {
+            if asked.line.starts_with("GET /v1/models") {
+                return Reply::json(
+                    200,
+                    &json!({"data": [{"id": "test", "context_length": 100_000}]}),
+                );
+            }
+            let body = asked.json();
+            let wrong = chat_rules::violations(&body);
+            if wrong.is_empty() {
+                return script(asked, &body);
+            }
+            noted.lock().unwrap().extend(wrong.clone());
+            Reply::json(
+                400,
+                &json!({"error": {"message": wrong.join("; "), "type": "invalid_request_error"}}),
+            )
+        });
+        let ocx = Ocx::serve(&dir, &config(&upstream));
+        let bench = Self {
+            dir,
+            ocx,
+            upstream,
+            violations,
+        };
+        bench.set_up_codex("");
+        bench
+    }
+
+    /// Points Codex at ocx: the three lines of the README, and the catalogue that ocx serves.
+    fn set_up_codex(&self, more: &str) {
+        fs::create_dir_all(self.dir.join("codex")).unwrap();
+        fs::create_dir_all(self.dir.join("work")).unwrap();
+        let catalog = self.dir.join("catalog.json");
+        fs::write(&catalog, self.ocx.get("/v1/models?client_version=0.169.0")).unwrap();
+        let config = format!(
+            "model = \"chat/test\"\nmodel_provider = \"ocx\"\nmodel_catalog_json = {catalog:?}\n\
+             [model_providers.ocx]\nname = \"ocx\"\nbase_url = \"http://{}/v1\"\nwire_api = \"responses\"\n\
+             [features]\nplugins = false\n{more}",
+            self.ocx.address
+        );
+        fs::write(self.dir.join("codex/config.toml"), config).unwrap();
+    }
+
+    fn work(&self, file: &str) -> PathBuf {
+        self.dir.join("work").join(file)
+    }
+
+    fn codex(&self, prompt: &str) -> Run {
+        let started = Instant::now();
+        let mut child = Command::new(codex_binary())
+            .args(["exec", "--json", "--skip-git-repo-check"])
+            .arg("--dangerously-bypass-approvals-and-sandbox")
+            .arg("-C")
+            .arg(self.dir.join("work"))
+            .arg(prompt)
+            .env("CODEX_HOME", self.dir.join("codex"))
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(self.dir.join("codex.out")).unwrap())
+            .stderr(fs::File::create(self.dir.join("codex.err")).unwrap())
+            .spawn()
+            .unwrap();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if started.elapsed() > CODEX_TIMEOUT {
+                let _ = child.kill();
+                panic!("codex hangs; see {}", self.dir.display());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let out = fs::read_to_string(self.dir.join("codex.out")).unwrap();
+        Run {
+            events: out
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect(),
+            ok: status.success(),
+            took: started.elapsed(),
+            stderr: fs::read_to_string(self.dir.join("codex.err")).unwrap(),
+        }
+    }
+
+    /// The bodies that the upstream got, without the model lists.
+    fn bodies(&self) -> Vec<Value> {
+        let asked = self.upstream.asked();
+        asked
+            .iter()
+            .filter(|asked| asked.line.starts_with("POST"))
+            .map(Asked::json)
+            .collect()
+    }
+
+    fn assert_rules_kept(&self) {
+        assert_eq!(*self.violations.lock().unwrap(), Vec::<String>::new());
+    }
+}
+
+fn config(upstream: &Upstream) -> Value {
+    json!({"defaultProvider": "chat", "providers": {"chat": {
+        "adapter": "openai-chat", "baseUrl": upstream.base_url(), "authMode": "local"}}})
+}
+
+impl Run {
+    /// Completed items of a type.
+    fn items(&self, kind: &str) -> Vec<&Value> {
+        self.events
+            .iter()
+            .filter(|event| event["type"] == "item.completed" && event["item"]["type"] == kind)
+            .map(|event| &event["item"])
+            .collect()
+    }
+
+    fn said(&self) -> String {
+        self.items("agent_message")
+            .iter()
+            .map(|item| item["text"].as_str().unwrap())
+            .collect()
+    }
+
+    fn assert_ok(&self) {
+        assert!(self.ok, "{:#?}\n{}", self.events, self.stderr);
+    }
+}
+
+/// The number of tool results in a body tells how far the conversation is.
+fn results(body: &Value) -> Vec<&Value> {
+    body["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|message| message["role"] == "tool")
+        .collect()
+}
+
+fn say(text: &str) -> Reply {
+    let mut frames = vec![chat::delta(json!({"role": "assistant", "content": ""}))];
+    frames.extend(text.split_inclusive(' ').map(chat::text));
+    frames.extend(chat::end("stop"));
+    Reply::chat(&frames)
+}
+
+fn call_tools(calls: &[(&str, Value)]) -> Reply {
+    let mut frames: Vec<Value> = calls
+        .iter()
+        .zip(0..)
+        .map(|((name, arguments), n)| chat::call(n, &format!("call_{n}"), name, arguments))
+        .collect();
+    frames.extend(chat::end("tool_calls"));
+    Reply::chat(&frames)
+}
+
+#[test]
+fn the_pinned_codex_is_what_runs() {
+    let out = Command::new(codex_binary())
+        .arg("--version")
+        .output()
+        .unwrap();
+    let version = String::from_utf8(out.stdout).unwrap();
+    assert!(version.trim().ends_with(CODEX_VERSION.trim()), "{version}");
+}
+
+#[test]
+fn a_text_turn() {
+    let bench = Bench::new("text", |_, _| say("Hello from the upstream."));
+    let run = bench.codex("say hello");
+    run.assert_ok();
+    assert_eq!(run.said(), "Hello from the upstream.");
+    let usage = &run.events.last().unwrap()["usage"];
+    assert_eq!(
+        (&usage["input_tokens"], &usage["cached_input_tokens"]),
+        (&json!(11), &json!(5))
+    );
+    let body = &bench.bodies()[0];
+    assert_eq!(body["model"], "test");
+    assert_eq!(body["messages"][0]["role"], "system");
+    assert_eq!(bench.ocx.metric("ocx_requests_total{outcome=\"ok\""), 1.0);
+    bench.assert_rules_kept();
+    assert!(
+        !run.stderr.contains("Model metadata"),
+        "the catalogue is read: {}",
+        run.stderr
+    );
+}
+
+#[test]
+fn a_shell_tool_writes_a_file() {
+    let bench = Bench::new("shell", |_, body| match results(body).len() {
+        0 => call_tools(&[(
+            "exec_command",
+            json!({"cmd": "printf '%s' marker-7 > out.txt && echo written"}),
+        )]),
+        _ => say("done"),
+    });
+    let run = bench.codex("write it");
+    run.assert_ok();
+    assert_eq!(
+        fs::read_to_string(bench.work("out.txt")).unwrap(),
+        "marker-7"
+    );
+    assert!(
+        results(&bench.bodies()[1])[0]["content"]
+            .as_str()
+            .unwrap()
+            .contains("written")
+    );
+    bench.assert_rules_kept();
+}
+
+#[test]
+fn a_freeform_apply_patch() {
+    let patch =
+        "*** Begin Patch\n*** Add File: p.txt\n+first\n+a \"quoted\" \\ line\n*** End Patch\n";
+    let bench = Bench::new("patch", move |_, body| match results(body).len() {
+        0 => {
+            let offered = body["tools"].as_array().unwrap();
+            let tool = offered
+                .iter()
+                .find(|tool| tool["function"]["name"] == "apply_patch");
+            assert!(tool.is_some(), "the catalogue of ocx gives Codex the tool");
+            // In pieces, as models write it.
+            let json = json!({"input": patch}).to_string();
+            let (a, b) = json.split_at(json.len() / 2);
+            let mut frames = vec![chat::delta(
+                json!({"tool_calls": [{"index": 0, "id": "c1", "type": "function",
+                "function": {"name": "apply_patch", "arguments": ""}}]}),
+            )];
+            frames.extend([chat::more(0, a), chat::more(0, b)]);
+            frames.extend(chat::end("tool_calls"));
+            Reply::chat(&frames)
+        }
+        _ => say("patched"),
+    });
+    let run = bench.codex("patch it");
+    run.assert_ok();
+    assert_eq!(
+        fs::read_to_string(bench.work("p.txt")).unwrap(),
+        "first\na \"quoted\" \\ line\n"
+    );
+    let replayed = &bench.bodies()[1]["messages"];
+    let call = replayed
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|message| message.get("tool_calls").is_some());
+    let arguments = call.unwrap()["tool_calls"][0]["function"]["arguments"]
+        .as_str()
+        .unwrap();
+    assert_eq!(
+        serde_json::from_str::<Value>(arguments).unwrap(),
+        json!({"input": patch})
+    );
+    bench.assert_rules_kept();
+}
+
+#[test]
+fn two_parallel_tool_calls() {
+    let bench = Bench::new("parallel", |_, body| match results(body).len() {
+        0 => {
+            // Their arguments interleave.
+            let start = |n: u32, id: &str| {
+                chat::delta(
+                    json!({"tool_calls": [{"index": n, "id": id, "type": "function",
+                    "function": {"name": "exec_command", "arguments": "{\"cmd\":"}}]}),
+                )
+            };
+            let mut frames = vec![start(0, "one"), start(1, "two")];
+            frames.push(chat::more(1, "\"echo second > b.txt\"}"));
+            frames.push(chat::more(0, "\"echo first > a.txt\"}"));
+            frames.extend(chat::end("tool_calls"));
+            Reply::chat(&frames)
+        }
+        _ => say("both done"),
+    });
+    let run = bench.codex("do both");
+    run.assert_ok();
+    assert_eq!(fs::read_to_string(bench.work("a.txt")).unwrap(), "first\n");
+    assert_eq!(fs::read_to_string(bench.work("b.txt")).unwrap(), "second\n");
+    let ids: Vec<_> = results(&bench.bodies()[1])
+        .iter()
+        .map(|m| m["tool_call_id"].clone())
+        .collect();
+    assert_eq!(ids, ["one", "two"]);
+    bench.assert_rules_kept();
+}
+
+#[test]
+fn reasoning_is_shown() {
+    let bench = Bench::new("reasoning", |_, _| {
+        let mut frames = vec![
+            chat::delta(json!({"reasoning_content": "Let me think "})),
+            chat::delta(json!({"reasoning_content": "about that."})),
+            chat::text("Thought."),
+        ];
+        frames.extend(chat::end("stop"));
+        Reply::chat(&frames)
+    });
+    let run = bench.codex("think");
+    run.assert_ok();
+    assert_eq!(
+        run.items("reasoning")[0]["text"],
+        "Let me think about that."
+    );
+    assert_eq!(run.said(), "Thought.");
+    bench.assert_rules_kept();
+}
+
+#[test]
+fn a_namespaced_mcp_tool() {
+    let bench = Bench::new("mcp", |_, body| match results(body).len() {
+        0 => call_tools(&[("mcp__srv__echo_marker", json!({"marker": "mk1"}))]),
+        _ => say("echoed"),
+    });
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/codex/mcp_server.js");
+    bench.set_up_codex(&format!(
+        "[mcp_servers.srv]\ncommand = \"node\"\nargs = [{server:?}]\n"
+    ));
+    let run = bench.codex("echo it");
+    run.assert_ok();
+    let result = results(&bench.bodies()[1])[0]["content"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(result.contains("echo:mk1"), "{result}");
+    assert_eq!(run.items("mcp_tool_call")[0]["status"], "completed");
+    bench.assert_rules_kept();
+}
+
+#[test]
+fn a_rate_limit_with_retry_after_is_waited_for() {
+    let bench = Bench::new("rate-limit", |_, body| {
+        // The model lists are counted too, so the conversation says whether this is the first.
+        static SEEN: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let _ = body;
+        if SEEN.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+            let error = json!({"error": {"message": "slow down", "type": "rate_limit_error"}});
+            return Reply::with_headers(
+                429,
+                &[("content-type", "application/json"), ("retry-after", "2")],
+                error.to_string().as_bytes(),
+            );
+        }
+        say("after the pause")
+    });
+    let run = bench.codex("go");
+    run.assert_ok();
+    assert_eq!(run.said(), "after the pause");
+    assert!(run.took >= Duration::from_secs(2), "{:?}", run.took);
+    assert_eq!(bench.bodies().len(), 2, "one refusal, one answer, no storm");
+    bench.assert_rules_kept();
+}
+
+#[test]
+fn a_stream_cut_in_the_middle_is_repeated_and_no_half_call_is_run() {
+    let bench = Bench::new("cut", |_, body| {
+        static SEEN: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        match (
+            SEEN.fetch_add(1, std::sync::atomic::Ordering::SeqCst),
+            results(body).len(),
+        ) {
+            (0, _) => {
+                let call = chat::delta(
+                    json!({"tool_calls": [{"index": 0, "id": "cut", "type": "function",
+                    "function": {"name": "exec_command", "arguments": "{\"cmd\":\"touch half.txt\"}"}}]}),
+                );
+                Reply::stream()
+                    .frames(&[chat::text("Half a "), call])
+                    .then(Step::Close(false))
+            }
+            _ => say("the whole answer"),
+        }
+    });
+    let run = bench.codex("go");
+    run.assert_ok();
+    assert!(run.said().contains("the whole answer"), "{}", run.said());
+    assert!(
+        !bench.work("half.txt").exists(),
+        "a call that was never finished is never run"
+    );
+    assert_eq!(
+        bench
+            .ocx
+            .metric("ocx_stream_terminations_total{protocol=\"responses\",reason=\"upstream_eof\""),
+        1.0
+    );
+    let bodies = bench.bodies();
+    assert_eq!(bodies.len(), 2);
+    bench.assert_rules_kept();
+}
+
+#[test]
+fn the_config_is_edited_between_two_turns_of_one_ocx() {
+    let bench = Bench::new("reload", |_, _| say("from the first upstream"));
+    let second = Upstream::start(|asked| {
+        let wrong = chat_rules::violations(&asked.json());
+        if wrong.is_empty() {
+            say("from the second upstream")
+        } else {
+            Reply::json(400, &json!({"error": wrong}))
+        }
+    });
+    let first = bench.codex("one");
+    first.assert_ok();
+    assert_eq!(first.said(), "from the first upstream");
+    fs::write(&bench.ocx.config, config(&second).to_string()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while bench.ocx.metric("ocx_config_generation") < 2.0 {
+        assert!(Instant::now() < deadline, "the edit was not noticed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let second = bench.codex("two");
+    second.assert_ok();
+    assert_eq!(second.said(), "from the second upstream");
+    bench.assert_rules_kept();
+}
+
+#[test]
+fn an_unknown_model_is_one_clear_message_and_one_send() {
+    let bench = Bench::new("unknown-model", |_, _| {
+        Reply::json(
+            404,
+            &json!({"error": {"message": "The model `test` does not exist", "code": "model_not_found"}}),
+        )
+    });
+    let run = bench.codex("go");
+    assert!(!run.ok);
+    let text = format!("{:?}", run.events);
+    assert!(text.contains("does not exist"), "{text}");
+    assert_eq!(
+        bench.bodies().len(),
+        1,
+        "Codex repeats a 404 six times, a 400 never"
+    );
+}
