@@ -193,21 +193,51 @@ impl ErrorClass {
                 let code = "usage_limit_reached";
                 row(429, code, code, "insufficient_quota", O::RateLimited)
             }
-            Self::Saturated => row(503, server, "saturated", server, O::RateLimited),
-            Self::UpstreamFailed => row(502, server, "upstream_error", server, O::UpstreamError),
+            Self::Saturated => row(503, server, "saturated", "saturated", O::RateLimited),
+            Self::UpstreamFailed => row(
+                502,
+                server,
+                "upstream_error",
+                "upstream_error",
+                O::UpstreamError,
+            ),
             // Not `server_is_overloaded`: that code makes Codex give up at once.
-            Self::UpstreamOverloaded => {
-                row(503, server, "upstream_overloaded", server, O::UpstreamError)
-            }
-            Self::UpstreamTimeout => {
-                row(504, server, "upstream_timeout", server, O::UpstreamTimeout)
-            }
-            Self::UpstreamStalled => row(504, server, "upstream_stalled", server, O::Stalled),
-            Self::UpstreamTruncated => {
-                row(502, server, "upstream_truncated", server, O::UpstreamError)
-            }
-            Self::ShuttingDown => row(503, server, "server_shutdown", server, O::Internal),
-            Self::Internal => row(500, server, "internal_error", server, O::Internal),
+            Self::UpstreamOverloaded => row(
+                503,
+                server,
+                "upstream_overloaded",
+                "upstream_overloaded",
+                O::UpstreamError,
+            ),
+            Self::UpstreamTimeout => row(
+                504,
+                server,
+                "upstream_timeout",
+                "upstream_timeout",
+                O::UpstreamTimeout,
+            ),
+            Self::UpstreamStalled => row(
+                504,
+                server,
+                "upstream_stalled",
+                "upstream_stalled",
+                O::Stalled,
+            ),
+            Self::UpstreamTruncated => row(
+                502,
+                server,
+                "upstream_truncated",
+                "upstream_truncated",
+                O::UpstreamError,
+            ),
+            Self::ShuttingDown => row(
+                503,
+                server,
+                "server_shutdown",
+                "server_shutdown",
+                O::Internal,
+            ),
+            Self::Internal => row(500, server, "internal_error", "internal_error", O::Internal),
         }
     }
 

@@ -98,9 +98,12 @@ impl<F: FrameDecoder> Decoder for SseDecoder<F> {
             State::Reading => {}
         }
         self.parser.finish();
-        match self.drain(events)? {
-            Step::Done => Ok(()),
-            Step::More => self.frames.end(events),
+        match self.drain(events) {
+            Ok(Step::Done) => Ok(()),
+            Ok(Step::More) => self.frames.end(events),
+            // Half a frame, which a closing connection left behind.
+            Err(DecodeError::Malformed(_)) => Err(DecodeError::Truncated),
+            Err(error) => Err(error),
         }
     }
 }

@@ -94,27 +94,31 @@ impl fmt::Debug for CallerAuth {
 impl Credential {
     /// Blots this credential out of a text that an upstream sent: some echo keys in their errors.
     pub fn redact(&self, text: &str) -> String {
-        let blot = |text: String, secret: &SecretString| {
-            let secret = secret.expose_secret();
-            let secret = secret.strip_prefix("Bearer ").unwrap_or(secret);
-            if secret.len() < MIN_SECRET || !text.contains(secret) {
-                return text;
-            }
-            text.replace(secret, "[redacted]")
-        };
         match self {
             Self::None => text.to_owned(),
-            Self::Key(key) => blot(text.to_owned(), key),
+            Self::Key(key) => blot_out(text, key.expose_secret()),
             Self::Forwarded(caller) => caller
                 .headers()
                 .filter(|(name, _)| matches!(*name, "authorization" | "chatgpt-account-id"))
-                .fold(text.to_owned(), |text, (_, secret)| blot(text, secret)),
+                .fold(text.to_owned(), |text, (_, secret)| {
+                    blot_out(&text, secret.expose_secret())
+                }),
         }
     }
 }
 
 /// Shorter secrets would blot out ordinary words.
 const MIN_SECRET: usize = 8;
+
+/// Blots a secret out of a text.
+pub fn blot_out(text: &str, secret: &str) -> String {
+    let secret = secret.strip_prefix("Bearer ").unwrap_or(secret);
+    if secret.len() < MIN_SECRET {
+        text.to_owned()
+    } else {
+        text.replace(secret, "[redacted]")
+    }
+}
 
 #[cfg(test)]
 mod tests {

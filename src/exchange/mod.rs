@@ -11,7 +11,7 @@ use crate::{
     actors::{Lease, LeaseOutcome},
     adapters::{Adapter, DecodeError, Decoder, Expect, ResponseHead, Step, WireRequest},
     config::Timeouts,
-    credentials::Credential,
+    credentials::{Credential, blot_out},
     error::{ErrorClass, GatewayError},
     model::{Event, UpstreamFailure},
     telemetry::Metrics,
@@ -209,10 +209,19 @@ fn failed(lease: &Lease, error: UpstreamError) -> GatewayError {
     }
 }
 
-/// An upstream's text may hold the credential it was sent: it is blotted out before anybody sees
-/// it.
+/// An upstream's text may hold what it was sent: our secrets are blotted out before anybody sees it.
+/// Headers of the config count as secrets, since keys are put there too.
+fn redact(lease: &Lease, text: &str) -> String {
+    let text = lease.credential.redact(text);
+    lease
+        .spec
+        .headers
+        .iter()
+        .fold(text, |text, (_, value)| blot_out(&text, value))
+}
+
 fn redacted(lease: &Lease, mut failure: UpstreamFailure) -> UpstreamFailure {
-    failure.message = lease.credential.redact(&failure.message);
+    failure.message = redact(lease, &failure.message);
     failure
 }
 
@@ -227,7 +236,7 @@ fn broken(lease: &Lease, error: DecodeError) -> GatewayError {
             }
         }
         DecodeError::Malformed(text) => {
-            let text = lease.credential.redact(&text);
+            let text = redact(lease, &text);
             GatewayError::Decode {
                 provider,
                 error: DecodeError::Malformed(text),

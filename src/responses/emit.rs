@@ -205,7 +205,7 @@ impl Emitter {
             open => self.close(open, out),
         }
         let error = ErrorField {
-            code: &failure.code,
+            code: failure.stream_code,
             message: &failure.message_with_delay(),
         };
         self.end(Terminal::Failed, "failed", Some(error), None, out);
