@@ -57,14 +57,16 @@ pub fn document(
     #[serde(untagged)]
     enum Row<'a> {
         Native(&'a RawValue),
-        Routed(Entry<'a>),
+        Routed(Box<Entry<'a>>),
     }
     #[derive(Serialize)]
     struct Document<'a> {
         models: Vec<Row<'a>>,
     }
     let native = native.iter().map(|entry| Row::Native(entry));
-    let routed = routed.iter().map(|model| Row::Routed(entry(model)));
+    let routed = routed
+        .iter()
+        .map(|model| Row::Routed(Box::new(entry(model))));
     serde_json::to_vec(&Document {
         models: native.chain(routed).collect(),
     })

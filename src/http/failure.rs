@@ -8,7 +8,7 @@ use crate::error::GatewayError;
 
 /// An error on its way out of a handler.
 #[derive(Debug)]
-pub struct HttpFailure(pub GatewayError);
+pub struct HttpFailure(pub Box<GatewayError>);
 
 impl fmt::Display for HttpFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,7 +18,7 @@ impl fmt::Display for HttpFailure {
 
 impl<E: Into<GatewayError>> From<E> for HttpFailure {
     fn from(error: E) -> Self {
-        Self(error.into())
+        Self(Box::new(error.into()))
     }
 }
 

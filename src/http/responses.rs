@@ -58,7 +58,7 @@ pub async fn create(
         }
         Err(error) => {
             record.failed(&error);
-            Err(HttpFailure(error))
+            Err(error.into())
         }
     }
 }
@@ -119,7 +119,7 @@ fn deliver(
         }
         Delivery::Whole => match document(answer, emitter, &mut record) {
             Ok(document) => Ok(response.content_type("application/json").body(document)),
-            Err(error) => Err(HttpFailure(error)),
+            Err(error) => Err(error.into()),
         },
     }
 }

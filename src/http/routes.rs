@@ -128,7 +128,7 @@ async fn guard(
             // The request must not be cloned here: actix panics on that while it routes.
             match AssertUnwindSafe(next.call(request)).catch_unwind().await {
                 Ok(response) => response?,
-                Err(_) => return Err(HttpFailure(GatewayError::Internal).into()),
+                Err(_) => return Err(HttpFailure::from(GatewayError::Internal).into()),
             }
         }
     };

@@ -268,7 +268,8 @@ async fn silence_is_met_with_signs_of_life_and_ends_at_the_limit() {
     }
     assert!(app.metric("ocx_keepalives_total{style=\"typed\"}") >= 6.0);
     let deadline = Instant::now() + Duration::from_secs(1);
-    while upstream.closed.lock().unwrap().len() < 3 {
+    // The third one sees it as a failed write.
+    while upstream.closed.lock().unwrap().len() < 2 {
         assert!(Instant::now() < deadline, "the upstream is let go");
         actix_rt::time::sleep(Duration::from_millis(5)).await;
     }

@@ -164,11 +164,11 @@ impl<'a> History<'a, '_> {
 
     fn message(&mut self, position: usize, message: &'a Message) {
         match message {
-            Message::User(parts) => self.from_outside("user", parts),
+            Message::User(parts) => self.outside_message("user", parts),
             Message::Developer(parts) => {
                 let pictured = parts.iter().any(|part| matches!(part, Part::Image(_)));
                 let keeps_role = self.target.quirks.developer_role == Some(true) && !pictured;
-                self.from_outside(if keeps_role { "developer" } else { "user" }, parts);
+                self.outside_message(if keeps_role { "developer" } else { "user" }, parts);
             }
             Message::Assistant(parts) => self.assistant(position, parts),
             Message::ToolResult(result) => {
@@ -179,7 +179,7 @@ impl<'a> History<'a, '_> {
         }
     }
 
-    fn from_outside(&mut self, role: &'static str, parts: &'a [Part]) {
+    fn outside_message(&mut self, role: &'static str, parts: &'a [Part]) {
         let content = self.content(parts);
         if !matches!(&content, Content::Text(text) if text.is_empty()) {
             self.push(role, content);
@@ -200,7 +200,7 @@ impl<'a> History<'a, '_> {
             .then_some(reasoning)
             .and_then(|reasoning| {
                 // Thinking models refuse a calling message without the field, even if it is lost.
-                let placeholder = (!calls.is_empty()).then(|| Cow::Borrowed(" "));
+                let placeholder = (!calls.is_empty()).then_some(Cow::Borrowed(" "));
                 if reasoning.is_empty() {
                     placeholder
                 } else {
