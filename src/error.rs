@@ -156,11 +156,8 @@ impl ErrorClass {
             stream_code,
             outcome,
         };
-        let (caller, ours, server) = (
-            "invalid_request_error",
-            "authentication_error",
-            "server_error",
-        );
+        let (caller, ours, server) =
+            ("invalid_request_error", "authentication_error", "server_error");
         match self {
             // Inside a stream, `invalid_prompt` is the code that ends a turn and shows the message.
             Self::InvalidRequest => row(400, caller, caller, "invalid_prompt", O::ClientError),
@@ -168,13 +165,9 @@ impl ErrorClass {
                 let code = "context_length_exceeded";
                 row(400, caller, code, code, O::ContextLength)
             }
-            Self::UnknownModel => row(
-                400,
-                caller,
-                "model_not_found",
-                "invalid_prompt",
-                O::ClientError,
-            ),
+            Self::UnknownModel => {
+                row(400, caller, "model_not_found", "invalid_prompt", O::ClientError)
+            }
             Self::Policy => row(400, caller, "cyber_policy", "cyber_policy", O::ClientError),
             Self::Unauthenticated => row(400, ours, "invalid_api_key", "invalid_prompt", O::Auth),
             // 401 makes Codex renew its own login.
@@ -194,49 +187,25 @@ impl ErrorClass {
                 row(429, code, code, "insufficient_quota", O::RateLimited)
             }
             Self::Saturated => row(503, server, "saturated", "saturated", O::RateLimited),
-            Self::UpstreamFailed => row(
-                502,
-                server,
-                "upstream_error",
-                "upstream_error",
-                O::UpstreamError,
-            ),
+            Self::UpstreamFailed => {
+                row(502, server, "upstream_error", "upstream_error", O::UpstreamError)
+            }
             // Not `server_is_overloaded`: that code makes Codex give up at once.
-            Self::UpstreamOverloaded => row(
-                503,
-                server,
-                "upstream_overloaded",
-                "upstream_overloaded",
-                O::UpstreamError,
-            ),
-            Self::UpstreamTimeout => row(
-                504,
-                server,
-                "upstream_timeout",
-                "upstream_timeout",
-                O::UpstreamTimeout,
-            ),
-            Self::UpstreamStalled => row(
-                504,
-                server,
-                "upstream_stalled",
-                "upstream_stalled",
-                O::Stalled,
-            ),
-            Self::UpstreamTruncated => row(
-                502,
-                server,
-                "upstream_truncated",
-                "upstream_truncated",
-                O::UpstreamError,
-            ),
-            Self::ShuttingDown => row(
-                503,
-                server,
-                "server_shutdown",
-                "server_shutdown",
-                O::Internal,
-            ),
+            Self::UpstreamOverloaded => {
+                row(503, server, "upstream_overloaded", "upstream_overloaded", O::UpstreamError)
+            }
+            Self::UpstreamTimeout => {
+                row(504, server, "upstream_timeout", "upstream_timeout", O::UpstreamTimeout)
+            }
+            Self::UpstreamStalled => {
+                row(504, server, "upstream_stalled", "upstream_stalled", O::Stalled)
+            }
+            Self::UpstreamTruncated => {
+                row(502, server, "upstream_truncated", "upstream_truncated", O::UpstreamError)
+            }
+            Self::ShuttingDown => {
+                row(503, server, "server_shutdown", "server_shutdown", O::Internal)
+            }
             Self::Internal => row(500, server, "internal_error", "internal_error", O::Internal),
         }
     }
@@ -292,12 +261,9 @@ impl GatewayError {
                 DecodeError::Upstream(failure) => classify(failure, None, false),
                 _ => ErrorClass::UpstreamFailed,
             },
-            Self::Refused {
-                failure,
-                retry_after,
-                forwarded,
-                ..
-            } => classify(failure, *retry_after, *forwarded),
+            Self::Refused { failure, retry_after, forwarded, .. } => {
+                classify(failure, *retry_after, *forwarded)
+            }
             Self::Answer(failure) if failure.code == "invalid_prompt" => ErrorClass::InvalidRequest,
             Self::Answer(_) => ErrorClass::UpstreamFailed,
             Self::ShuttingDown | Self::Drained => ErrorClass::ShuttingDown,
@@ -436,18 +402,8 @@ mod tests {
         use ErrorClass as C;
         for (status, code, message, class) in [
             (400, "", "bad field", C::InvalidRequest),
-            (
-                400,
-                "",
-                "This model's maximum context length is 8192 tokens",
-                C::ContextTooLong,
-            ),
-            (
-                413,
-                "",
-                "prompt is too long: 210000 tokens",
-                C::ContextTooLong,
-            ),
+            (400, "", "This model's maximum context length is 8192 tokens", C::ContextTooLong),
+            (413, "", "prompt is too long: 210000 tokens", C::ContextTooLong),
             (401, "", "no context window for you", C::Unauthenticated),
             (403, "", "x", C::Unauthenticated),
             (404, "", "The model `x` does not exist", C::UnknownModel),
@@ -484,10 +440,7 @@ mod tests {
         let long = refused(429, "", "x", Some(3600));
         assert_eq!(long.class(), ErrorClass::UsageLimit);
         let failure = long.failure();
-        assert_eq!(
-            (failure.kind.as_ref(), failure.retry_after),
-            ("usage_limit_reached", None)
-        );
+        assert_eq!((failure.kind.as_ref(), failure.retry_after), ("usage_limit_reached", None));
     }
 
     #[test]

@@ -56,28 +56,17 @@ pub fn route(name: &str, config: &Config) -> Result<Route, RouteError> {
     if let Some(explicit) = explicit(name, config) {
         return explicit;
     }
-    let serving = || {
-        config
-            .providers
-            .values()
-            .filter(|provider| !provider.disabled)
-    };
+    let serving = || config.providers.values().filter(|provider| !provider.disabled);
     let found = internal(name, config)
         .or_else(|| serving().find(|provider| provider.default_model.as_deref() == Some(name)))
         .or_else(|| serving().find(|provider| lists(provider, name)))
         .or_else(|| by_pattern(name, config))
         .or_else(|| {
             let default = config.default_provider.as_ref()?;
-            config
-                .providers
-                .get(default)
-                .filter(|provider| !provider.disabled)
+            config.providers.get(default).filter(|provider| !provider.disabled)
         });
     match found {
-        Some(provider) => Ok(Route {
-            provider: provider.id.clone(),
-            model: name.into(),
-        }),
+        Some(provider) => Ok(Route { provider: provider.id.clone(), model: name.into() }),
         None => Err(RouteError::Unknown(name.to_owned())),
     }
 }
@@ -93,10 +82,7 @@ fn explicit(name: &str, config: &Config) -> Option<Result<Route, RouteError>> {
     }
     // A provider may be named like the vendor segment of its own models.
     let model = if lists(provider, name) { name } else { rest };
-    Some(Ok(Route {
-        provider: provider.id.clone(),
-        model: model.into(),
-    }))
+    Some(Ok(Route { provider: provider.id.clone(), model: model.into() }))
 }
 
 fn internal<'c>(name: &str, config: &'c Config) -> Option<&'c Arc<ProviderSpec>> {
@@ -115,12 +101,7 @@ fn lists(provider: &ProviderSpec, name: &str) -> bool {
 
 fn by_pattern<'c>(name: &str, config: &'c Config) -> Option<&'c Arc<ProviderSpec>> {
     let (_, vendor) = PATTERNS.iter().find(|(start, _)| name.starts_with(start))?;
-    let serving = || {
-        config
-            .providers
-            .values()
-            .filter(|provider| !provider.disabled)
-    };
+    let serving = || config.providers.values().filter(|provider| !provider.disabled);
     serving()
         .find(|provider| provider.id.as_str() == *vendor)
         .or_else(|| serving().find(|provider| provider.id.as_str().starts_with(vendor)))
@@ -139,10 +120,7 @@ mod tests {
     fn config() -> Config {
         let chat = |fields: serde_json::Value| {
             let mut provider = json!({"adapter": "openai-chat", "baseUrl": "http://localhost:1"});
-            provider
-                .as_object_mut()
-                .unwrap()
-                .extend(fields.as_object().unwrap().clone());
+            provider.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
             provider
         };
         let text = json!({"defaultProvider": "last", "providers": {
@@ -153,20 +131,14 @@ mod tests {
             "vendor": chat(json!({"models": ["vendor/auto", "shared"], "defaultModel": "v-default"})),
             "last": chat(json!({})),
         }});
-        config::check(text.to_string().as_bytes(), Path::new("c"), &|_| None)
-            .unwrap()
-            .config
+        config::check(text.to_string().as_bytes(), Path::new("c"), &|_| None).unwrap().config
     }
 
     #[test]
     fn precedence() {
         let config = config();
         for (name, provider, model) in [
-            (
-                "fireworks/accounts/fireworks/models/x",
-                "fireworks",
-                "accounts/fireworks/models/x",
-            ),
+            ("fireworks/accounts/fireworks/models/x", "fireworks", "accounts/fireworks/models/x"),
             ("vendor/auto", "vendor", "vendor/auto"),
             ("vendor/other", "vendor", "other"),
             ("meta-llama/Llama-3", "last", "meta-llama/Llama-3"),
@@ -186,14 +158,8 @@ mod tests {
                 "{name}"
             );
         }
-        assert_eq!(
-            route("off/x", &config),
-            Err(RouteError::Disabled("off".into()))
-        );
-        assert_eq!(
-            route("vendor/", &config),
-            Err(RouteError::NoModel("vendor".into()))
-        );
+        assert_eq!(route("off/x", &config), Err(RouteError::Disabled("off".into())));
+        assert_eq!(route("vendor/", &config), Err(RouteError::NoModel("vendor".into())));
         let mut none = config.clone();
         none.default_provider = None;
         assert_eq!(route("zzz", &none), Err(RouteError::Unknown("zzz".into())));

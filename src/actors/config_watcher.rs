@@ -141,13 +141,7 @@ type Stamp = (u64, u64, u64, i64, i64);
 
 fn stamp(path: &Path) -> Option<Stamp> {
     let meta = fs::metadata(path).ok()?;
-    Some((
-        meta.dev(),
-        meta.ino(),
-        meta.size(),
-        meta.mtime(),
-        meta.mtime_nsec(),
-    ))
+    Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// Something near the file changed.
@@ -293,10 +287,7 @@ impl ConfigWatcher {
             return;
         };
         self.report(&request, &outcome);
-        let settled = matches!(
-            outcome,
-            ReloadOutcome::Applied(_) | ReloadOutcome::Unchanged
-        );
+        let settled = matches!(outcome, ReloadOutcome::Applied(_) | ReloadOutcome::Unchanged);
         self.refused = if settled { None } else { self.seen };
         for waiting in request.waiting {
             // Who hung up does not want to know.
@@ -311,13 +302,8 @@ impl ConfigWatcher {
     fn report(&self, request: &Request, outcome: &ReloadOutcome) {
         let trigger = request.trigger.label();
         let metrics = &self.metrics;
-        metrics
-            .reloads
-            .with_label_values(&[trigger, outcome.label()])
-            .inc();
-        metrics
-            .reload_duration
-            .observe(request.started.elapsed().as_secs_f64());
+        metrics.reloads.with_label_values(&[trigger, outcome.label()]).inc();
+        metrics.reload_duration.observe(request.started.elapsed().as_secs_f64());
         match outcome {
             ReloadOutcome::Applied(Applied { generation }) => {
                 tracing::info!(trigger, generation, "config applied");
@@ -353,11 +339,7 @@ impl ConfigWatcher {
 
 impl Request {
     fn new(trigger: Trigger) -> Self {
-        Self {
-            trigger,
-            started: Instant::now(),
-            waiting: Vec::new(),
-        }
+        Self { trigger, started: Instant::now(), waiting: Vec::new() }
     }
 }
 
@@ -382,42 +364,26 @@ fn chain(path: &Path) -> (BTreeSet<PathBuf>, HashSet<OsString>) {
             Err(_) => break,
         }
     }
-    dirs.extend(
-        path.canonicalize()
-            .ok()
-            .as_deref()
-            .and_then(Path::parent)
-            .map(Path::to_owned),
-    );
+    dirs.extend(path.canonicalize().ok().as_deref().and_then(Path::parent).map(Path::to_owned));
     (dirs, names)
 }
 
 fn matters(event: &notify::Result<notify::Event>, names: &Mutex<HashSet<OsString>>) -> bool {
     let Ok(event) = event else { return true };
     // Our own reading makes such events.
-    if matches!(
-        event.kind,
-        EventKind::Access(AccessKind::Read | AccessKind::Open(_))
-    ) {
+    if matches!(event.kind, EventKind::Access(AccessKind::Read | AccessKind::Open(_))) {
         return false;
     }
     let names = names.lock().unwrap_or_else(PoisonError::into_inner);
     event.paths.is_empty()
-        || event
-            .paths
-            .iter()
-            .filter_map(|path| path.file_name())
-            .any(|name| names.contains(name))
+        || event.paths.iter().filter_map(|path| path.file_name()).any(|name| names.contains(name))
 }
 
 impl Actor for ConfigWatcher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.metrics
-            .actor_up
-            .with_label_values(&["config_watcher"])
-            .set(1);
+        self.metrics.actor_up.with_label_values(&["config_watcher"]).set(1);
         self.start_watching(ctx);
         self.seen = stamp(&self.path);
         ctx.run_interval(self.settings.poll, Self::look);

@@ -131,11 +131,7 @@ where
     fn crashed(&mut self) -> bool {
         let now = Instant::now();
         self.crashes.push_back(now);
-        while self
-            .crashes
-            .front()
-            .is_some_and(|at| now - *at > self.backoff.window)
-        {
+        while self.crashes.front().is_some_and(|at| now - *at > self.backoff.window) {
             self.crashes.pop_front();
         }
         let streak = self.crashes.len();
@@ -203,11 +199,7 @@ mod tests {
     impl Fragile {
         fn new(seed: Arc<Seed>) -> Self {
             let token = *seed.vault.lock().unwrap();
-            Self {
-                seed,
-                token,
-                asked: 0,
-            }
+            Self { seed, token, asked: 0 }
         }
 
         fn spawn(seed: &Arc<Seed>, backoff: Backoff) -> Addr<Self> {
@@ -221,10 +213,7 @@ mod tests {
     }
 
     fn quick() -> Backoff {
-        Backoff {
-            first: Duration::from_millis(5),
-            ..Backoff::default()
-        }
+        Backoff { first: Duration::from_millis(5), ..Backoff::default() }
     }
 
     impl Actor for Fragile {
@@ -282,23 +271,13 @@ mod tests {
     #[actix::test]
     async fn x01_a_panic_costs_one_message_and_nothing_else() {
         let (seed, other) = (Arc::new(Seed::default()), Arc::new(Seed::default()));
-        let (addr, neighbour) = (
-            Fragile::spawn(&seed, quick()),
-            Fragile::spawn(&other, quick()),
-        );
+        let (addr, neighbour) = (Fragile::spawn(&seed, quick()), Fragile::spawn(&other, quick()));
         assert_eq!(addr.send(Ask).await.unwrap(), ("", 1));
         *seed.vault.lock().unwrap() = "new";
 
         let (panicked, queued) = tokio::join!(addr.send(Harm::Panic), addr.send(Ask));
-        assert!(
-            panicked.is_err(),
-            "the sender of the fatal message learns of it"
-        );
-        assert_eq!(
-            queued.unwrap(),
-            ("new", 1),
-            "the next one is served, from rebuilt state"
-        );
+        assert!(panicked.is_err(), "the sender of the fatal message learns of it");
+        assert_eq!(queued.unwrap(), ("new", 1), "the next one is served, from rebuilt state");
         assert_eq!(neighbour.send(Ask).await.unwrap(), ("", 1));
         assert_eq!(seed.crashes.lock().unwrap().len(), 1);
         assert!(other.crashes.lock().unwrap().is_empty());
@@ -306,10 +285,7 @@ mod tests {
         let before = seed.ticks.load(SeqCst);
         sleep(Duration::from_millis(60)).await;
         let ticks = seed.ticks.load(SeqCst) - before;
-        assert!(
-            (2..=8).contains(&ticks),
-            "one timer runs again, not two: {ticks}"
-        );
+        assert!((2..=8).contains(&ticks), "one timer runs again, not two: {ticks}");
     }
 
     #[actix::test]
@@ -325,24 +301,12 @@ mod tests {
     #[actix::test]
     async fn f51_an_actor_that_always_panics_rests_longer_and_then_ends() {
         let seed = Arc::new(Seed::default());
-        let addr = Fragile::spawn(
-            &seed,
-            Backoff {
-                max_restarts: 3,
-                ..quick()
-            },
-        );
+        let addr = Fragile::spawn(&seed, Backoff { max_restarts: 3, ..quick() });
         for _ in 0..4 {
             assert!(addr.send(Harm::Panic).await.is_err());
         }
         assert!(addr.send(Ask).await.is_err());
-        let rests: Vec<_> = seed
-            .crashes
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|c| c.restart_in)
-            .collect();
+        let rests: Vec<_> = seed.crashes.lock().unwrap().iter().map(|c| c.restart_in).collect();
         let ms = |n| Some(Duration::from_millis(n));
         assert_eq!(rests, [ms(5), ms(10), ms(20), None]);
     }

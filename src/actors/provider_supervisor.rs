@@ -81,19 +81,11 @@ impl ProviderSupervisor {
     ///
     /// When one of them does not come up.
     pub async fn first_snapshot(start: &Start) -> Result<SnapshotCell, ApplyError> {
-        let prepared = prepare(
-            &start.config,
-            &HashMap::new(),
-            &start.arbiter,
-            &start.metrics,
-            start.backoff,
-        )
-        .await?;
-        let snapshot = Snapshot {
-            generation: 1,
-            config: Arc::clone(&start.config),
-            providers: prepared,
-        };
+        let prepared =
+            prepare(&start.config, &HashMap::new(), &start.arbiter, &start.metrics, start.backoff)
+                .await?;
+        let snapshot =
+            Snapshot { generation: 1, config: Arc::clone(&start.config), providers: prepared };
         start.metrics.reload_taken(1);
         Ok(Arc::new(ArcSwap::from_pointee(snapshot)))
     }
@@ -117,11 +109,7 @@ impl ProviderSupervisor {
         let old = self.cell.load_full();
         let generation = old.generation + 1;
         let drain = config.limits.drain;
-        self.cell.store(Arc::new(Snapshot {
-            generation,
-            config,
-            providers,
-        }));
+        self.cell.store(Arc::new(Snapshot { generation, config, providers }));
         let new = self.cell.load();
         for (id, handle) in &old.providers {
             match new.providers.get(id) {
@@ -140,9 +128,7 @@ impl ProviderSupervisor {
 
     fn count_former(&mut self) {
         self.former.retain(|snapshot| snapshot.strong_count() > 0);
-        self.metrics
-            .draining
-            .set(self.former.len().try_into().unwrap_or(i64::MAX));
+        self.metrics.draining.set(self.former.len().try_into().unwrap_or(i64::MAX));
     }
 }
 
@@ -150,10 +136,7 @@ impl Actor for ProviderSupervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.metrics
-            .actor_up
-            .with_label_values(&["provider_supervisor"])
-            .set(1);
+        self.metrics.actor_up.with_label_values(&["provider_supervisor"]).set(1);
         ctx.run_interval(COUNT_INTERVAL, |this, _| this.count_former());
     }
 }
@@ -191,20 +174,10 @@ fn fixed_fields(running: &Config, wanted: &Config) -> Vec<&'static str> {
         ("hostname", from.host != to.host),
         ("port", from.port != to.port),
         ("workers", from.workers != to.workers),
-        (
-            "connectTimeoutMs",
-            running.limits.timeouts.connect != wanted.limits.timeouts.connect,
-        ),
-        (
-            "shutdownTimeoutMs",
-            running.limits.shutdown != wanted.limits.shutdown,
-        ),
+        ("connectTimeoutMs", running.limits.timeouts.connect != wanted.limits.timeouts.connect),
+        ("shutdownTimeoutMs", running.limits.shutdown != wanted.limits.shutdown),
     ];
-    differs
-        .into_iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(field, _)| field)
-        .collect()
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
 
 /// Phase one: keeps what is unchanged and starts the rest. What was started for nothing ends by
@@ -263,10 +236,7 @@ fn start(
         move |_| ProviderActor::new(seed),
         backoff,
         move |crash| {
-            counted
-                .actor_restarts
-                .with_label_values(&[id.as_str(), "panic"])
-                .inc();
+            counted.actor_restarts.with_label_values(&[id.as_str(), "panic"]).inc();
             match crash.restart_in {
                 Some(rest) => {
                     tracing::error!(provider = %id, streak = crash.streak, ?rest, "provider actor restarts");

@@ -61,11 +61,7 @@ enum State {
 impl<F: FrameDecoder> SseDecoder<F> {
     /// Reads with the default limit.
     pub fn new(frames: F) -> Self {
-        Self {
-            parser: SseParser::new(MAX_FRAME),
-            frames,
-            state: State::Empty,
-        }
+        Self { parser: SseParser::new(MAX_FRAME), frames, state: State::Empty }
     }
 
     fn drain(&mut self, events: &mut Vec<Event>) -> Result<Step, DecodeError> {
@@ -117,10 +113,7 @@ pub struct JsonDecoder<F> {
 impl<F: FrameDecoder> JsonDecoder<F> {
     /// Reads with the default limit.
     pub fn new(frames: F) -> Self {
-        Self {
-            body: Vec::new(),
-            frames,
-        }
+        Self { body: Vec::new(), frames }
     }
 }
 
@@ -143,9 +136,5 @@ impl<F: FrameDecoder> Decoder for JsonDecoder<F> {
 
 /// Explains why a JSON text was not read: one that just stops was cut.
 pub(super) fn json_error(error: &serde_json::Error) -> DecodeError {
-    if error.is_eof() {
-        DecodeError::Truncated
-    } else {
-        DecodeError::Malformed(error.to_string())
-    }
+    if error.is_eof() { DecodeError::Truncated } else { DecodeError::Malformed(error.to_string()) }
 }

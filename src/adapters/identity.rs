@@ -51,12 +51,9 @@ mod tests {
             assert!(text.starts_with("Intro. You are a coding agent running on the model m-1."));
             assert!(text.ends_with("OpenAI. You and the user…"), "{text}");
         }
-        for other in [
-            "You are Codex, a friend.",
-            "You are Codex, an agent based on GPT-4.",
-            "",
-            "GPT-5.",
-        ] {
+        for other in
+            ["You are Codex, a friend.", "You are Codex, an agent based on GPT-4.", "", "GPT-5."]
+        {
             assert!(matches!(neutral(other, "m"), Cow::Borrowed(_)), "{other}");
         }
     }

@@ -47,27 +47,16 @@ pub(super) fn parse(body: &[u8]) -> Result<Vec<ModelInfo>, DecodeError> {
 }
 
 fn row(row: &Value) -> Option<ModelInfo> {
-    let id = row
-        .get("id")
-        .and_then(Value::as_str)
-        .filter(|id| !id.is_empty())?;
+    let id = row.get("id").and_then(Value::as_str).filter(|id| !id.is_empty())?;
     if makes_media(id) {
         return None;
     }
-    let window = [
-        "max_model_len",
-        "context_length",
-        "context_window",
-        "max_context_length",
-    ]
-    .iter()
-    .find_map(|name| row.get(*name).and_then(Value::as_u64));
+    let window = ["max_model_len", "context_length", "context_window", "max_context_length"]
+        .iter()
+        .find_map(|name| row.get(*name).and_then(Value::as_u64));
     Some(ModelInfo {
         id: id.to_owned(),
-        owned_by: row
-            .get("owned_by")
-            .and_then(Value::as_str)
-            .map(str::to_owned),
+        owned_by: row.get("owned_by").and_then(Value::as_str).map(str::to_owned),
         context_window: row
             .pointer("/metadata/limits/max_context_length")
             .and_then(Value::as_u64)
@@ -80,10 +69,7 @@ fn row(row: &Value) -> Option<ModelInfo> {
 fn makes_media(id: &str) -> bool {
     let id = id.to_ascii_lowercase();
     let segment = |c: char| matches!(c, '/' | '_' | '-');
-    if id
-        .split(segment)
-        .any(|part| part == "image" || part == "video")
-    {
+    if id.split(segment).any(|part| part == "image" || part == "video") {
         return true;
     }
     MEDIA.iter().any(|family| {

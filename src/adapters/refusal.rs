@@ -12,10 +12,7 @@ const MAX_MESSAGE: usize = 500;
 pub(super) fn explain(head: &ResponseHead, body: &[u8]) -> UpstreamFailure {
     let mut failure = match serde_json::from_slice::<Value>(body) {
         Ok(value) => from_json(&value),
-        Err(_) => UpstreamFailure {
-            message: plain_text(body),
-            ..UpstreamFailure::default()
-        },
+        Err(_) => UpstreamFailure { message: plain_text(body), ..UpstreamFailure::default() },
     };
     failure.status = Some(head.status);
     if failure.message.is_empty() {
@@ -31,10 +28,7 @@ pub(super) fn from_json(value: &Value) -> UpstreamFailure {
         Value::Array(list) => list.first().unwrap_or(value),
         other => other,
     };
-    let error = value
-        .get("error")
-        .filter(|error| !error.is_null())
-        .unwrap_or(value);
+    let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(value);
     let text = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -43,17 +37,15 @@ pub(super) fn from_json(value: &Value) -> UpstreamFailure {
     let field = |name: &str| error.get(name).and_then(text);
     let message = text(error)
         .or_else(|| field("message"))
-        .or_else(|| {
-            error
-                .get("detail")
-                .map(|detail| text(detail).unwrap_or(detail.to_string()))
-        })
+        .or_else(|| error.get("detail").map(|detail| text(detail).unwrap_or(detail.to_string())))
         .unwrap_or_else(|| error.to_string());
+    // OpenRouter and others put the HTTP status into `code`.
+    let status = |name: &str| {
+        let number = error.get(name)?.as_u64().filter(|n| (400..600).contains(n))?;
+        u16::try_from(number).ok()
+    };
     UpstreamFailure {
-        status: error
-            .get("status")
-            .and_then(Value::as_u64)
-            .and_then(|n| n.try_into().ok()),
+        status: status("status").or_else(|| status("code")),
         kind: field("type"),
         code: field("code"),
         message: clip(&message),
@@ -71,10 +63,7 @@ fn plain_text(body: &[u8]) -> String {
 
 /// The start of a text, without control characters that could trick a terminal or a log.
 fn clip(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_MESSAGE)
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE).collect()
 }
 
 #[cfg(test)]
@@ -83,10 +72,7 @@ mod tests {
 
     #[test]
     fn every_shape_gives_a_message() {
-        let head = ResponseHead {
-            status: 418,
-            ..ResponseHead::default()
-        };
+        let head = ResponseHead { status: 418, ..ResponseHead::default() };
         for (body, message) in [
             (r#"{"error":{"message":"m","type":"t","code":7}}"#, "m"),
             (r#"{"error":"m"}"#, "m"),
@@ -99,16 +85,9 @@ mod tests {
             ("", "no explanation was given"),
         ] {
             let failure = explain(&head, body.as_bytes());
-            assert_eq!(
-                (failure.message.as_str(), failure.status),
-                (message, Some(418)),
-                "{body}"
-            );
+            assert_eq!((failure.message.as_str(), failure.status), (message, Some(418)), "{body}");
         }
         let failure = explain(&head, br#"{"error":{"message":"m","type":"t","code":7}}"#);
-        assert_eq!(
-            (failure.kind.as_deref(), failure.code.as_deref()),
-            (Some("t"), Some("7"))
-        );
+        assert_eq!((failure.kind.as_deref(), failure.code.as_deref()), (Some("t"), Some("7")));
     }
 }

@@ -69,31 +69,20 @@ impl fmt::Debug for WireRequest {
 impl WireRequest {
     /// A POST of JSON.
     pub fn post(url: String, body: Vec<u8>) -> Self {
-        let mut request = Self {
-            method: Method::Post,
-            url,
-            headers: Vec::with_capacity(8),
-            body,
-        };
+        let mut request = Self { method: Method::Post, url, headers: Vec::with_capacity(8), body };
         request.set("content-type", HeaderText::Plain("application/json".into()));
         request
     }
 
     /// A GET.
     pub fn get(url: String) -> Self {
-        Self {
-            method: Method::Get,
-            url,
-            headers: Vec::with_capacity(4),
-            body: Vec::new(),
-        }
+        Self { method: Method::Get, url, headers: Vec::with_capacity(4), body: Vec::new() }
     }
 
     /// Sets a header; the last value of a name wins.
     pub fn set(&mut self, name: impl Into<Cow<'static, str>>, value: HeaderText) {
         let name = name.into();
-        self.headers
-            .retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
+        self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(&name));
         self.headers.push((name, value));
     }
 
@@ -101,10 +90,7 @@ impl WireRequest {
     pub fn set_static(&mut self, headers: &[(String, String)]) {
         for (name, value) in headers {
             // A user may put a key into a header of its own, so none of them is shown.
-            self.set(
-                name.to_ascii_lowercase(),
-                HeaderText::Secret(value.as_str().into()),
-            );
+            self.set(name.to_ascii_lowercase(), HeaderText::Secret(value.as_str().into()));
         }
     }
 

@@ -20,10 +20,7 @@ pub(super) fn check(path: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(None) => {
-            println!(
-                "{}: there is no such file; ocx would run on its defaults",
-                path.display()
-            );
+            println!("{}: there is no such file; ocx would run on its defaults", path.display());
             ExitCode::FAILURE
         }
         Err(problems) => {

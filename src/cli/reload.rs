@@ -33,10 +33,7 @@ async fn reload(args: &ReloadArgs, path: &Path, home: &Home) -> Result<Value, St
     let file = std::fs::read(path)
         .ok()
         .and_then(|bytes| serde_json::from_slice::<config::ConfigFile>(&bytes).ok());
-    let port = args
-        .port
-        .or(file.as_ref().and_then(|file| file.port))
-        .unwrap_or(DEFAULT_PORT);
+    let port = args.port.or(file.as_ref().and_then(|file| file.port)).unwrap_or(DEFAULT_PORT);
     let token = token(file.as_ref(), home)?;
     let base = format!("http://127.0.0.1:{port}");
     let client = Upstream::new(TIMEOUT);
@@ -75,9 +72,7 @@ async fn verify(client: &Upstream, base: &str, token: &SecretString) -> Result<(
     if health["proof"].as_str() == Some(expected.as_str()) {
         return Ok(());
     }
-    Err(format!(
-        "what listens on {base} is not the ocx of this home, or has another admin token"
-    ))
+    Err(format!("what listens on {base} is not the ocx of this home, or has another admin token"))
 }
 
 async fn ask(client: &Upstream, request: WireRequest) -> Result<Vec<u8>, String> {
@@ -86,11 +81,7 @@ async fn ask(client: &Upstream, request: WireRequest) -> Result<Vec<u8>, String>
         .open(request, TIMEOUT)
         .await
         .map_err(|error| format!("{error}; is ocx running? `ocx serve` starts it"))?;
-    let body = response
-        .body
-        .read_all(MAX_ANSWER)
-        .await
-        .map_err(|error| error.to_string())?;
+    let body = response.body.read_all(MAX_ANSWER).await.map_err(|error| error.to_string())?;
     let status = response.head.status;
     if posts && !matches!(status, 200 | 409 | 422 | 500) {
         return Err(format!("status {status}"));
@@ -111,17 +102,10 @@ fn report(answer: &Value) -> ExitCode {
         );
     }
     for field in answer["restart_required"].as_array().into_iter().flatten() {
-        eprintln!(
-            "{} takes effect at the next start only",
-            field.as_str().unwrap_or_default()
-        );
+        eprintln!("{} takes effect at the next start only", field.as_str().unwrap_or_default());
     }
     if let Some(reason) = answer["reason"].as_str() {
         eprintln!("{reason}");
     }
-    if matches!(result, "applied" | "unchanged") {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if matches!(result, "applied" | "unchanged") { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

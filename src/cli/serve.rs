@@ -48,10 +48,7 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
     let listener = match TcpListener::bind((host, port)) {
         Ok(listener) => listener,
         Err(error) => {
-            eprintln!(
-                "ocx: cannot listen on {}: {error}",
-                SocketAddr::new(host, port)
-            );
+            eprintln!("ocx: cannot listen on {}: {error}", SocketAddr::new(host, port));
             return ExitCode::FAILURE;
         }
     };
@@ -66,13 +63,7 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let program = Program {
-        path,
-        loaded,
-        listener,
-        admin,
-        watch: WatchSettings::default(),
-    };
+    let program = Program { path, loaded, listener, admin, watch: WatchSettings::default() };
     actix_web::rt::System::new().block_on(run_program(program))
 }
 
@@ -81,9 +72,9 @@ fn load(path: &Path, must_exist: bool) -> Result<Loaded, String> {
         Ok(Some(loaded)) => Ok(loaded),
         Ok(None) if must_exist => Err(format!("ocx: {}: there is no such file", path.display())),
         Ok(None) => Ok(Loaded::defaults(&process_env)),
-        Err(problems) => Err(format!(
-            "{problems}\nocx: not started; `ocx config check` says when it is right"
-        )),
+        Err(problems) => {
+            Err(format!("{problems}\nocx: not started; `ocx config check` says when it is right"))
+        }
     }
 }
 
@@ -96,14 +87,9 @@ fn admin_token(config: &Config, home: &Home) -> Result<DataKey, String> {
         let random: [u8; 32] = rand::random();
         random.iter().map(|byte| format!("{byte:02x}")).collect()
     };
-    home.admin_token_or_new(new)
-        .map(|token| DataKey::new(&token))
-        .map_err(|error| {
-            format!(
-                "ocx: the admin token cannot be kept in {}: {error}",
-                home.admin_token().display()
-            )
-        })
+    home.admin_token_or_new(new).map(|token| DataKey::new(&token)).map_err(|error| {
+        format!("ocx: the admin token cannot be kept in {}: {error}", home.admin_token().display())
+    })
 }
 
 async fn run_program(program: Program) -> ExitCode {
@@ -159,9 +145,8 @@ impl Program {
             metrics: Arc::clone(&metrics),
             backoff: Backoff::default(),
         };
-        let cell = ProviderSupervisor::first_snapshot(&start)
-            .await
-            .map_err(|error| error.to_string())?;
+        let cell =
+            ProviderSupervisor::first_snapshot(&start).await.map_err(|error| error.to_string())?;
         let digest = self.loaded.digest;
         let watcher = supervise(start, &cell, self.path, self.watch, digest, &metrics);
         let shared = Arc::new(Shared {
@@ -171,20 +156,12 @@ impl Program {
             admin: self.admin,
             watcher: Some(watcher.clone()),
             started: Instant::now(),
-            address: self
-                .listener
-                .local_addr()
-                .map_err(|error| error.to_string())?,
+            address: self.listener.local_addr().map_err(|error| error.to_string())?,
         });
         let (workers, shutdown) = (config.listen.workers, config.limits.shutdown);
         let listening = http::serve(self.listener, Arc::clone(&shared), workers, shutdown)
             .map_err(|error| error.to_string())?;
-        Ok(Running {
-            shared,
-            listening,
-            watcher,
-            shutdown,
-        })
+        Ok(Running { shared, listening, watcher, shutdown })
     }
 }
 
@@ -200,14 +177,8 @@ fn supervise(
     let count = |actor: &'static str| {
         let metrics = Arc::clone(metrics);
         move |crash: &crate::actors::Crash| {
-            metrics
-                .actor_restarts
-                .with_label_values(&[actor, "panic"])
-                .inc();
-            metrics
-                .actor_up
-                .with_label_values(&[actor])
-                .set(i64::from(crash.restart_in.is_some()));
+            metrics.actor_restarts.with_label_values(&[actor, "panic"]).inc();
+            metrics.actor_up.with_label_values(&[actor]).set(i64::from(crash.restart_in.is_some()));
             tracing::error!(actor, streak = crash.streak, "actor panicked");
         }
     };
@@ -261,12 +232,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 impl Running {
     /// Runs until a signal ends it.
     pub async fn until_stopped(self) -> ExitCode {
-        let Self {
-            shared,
-            listening: Listening { server, handle, .. },
-            watcher,
-            shutdown,
-        } = self;
+        let Self { shared, listening: Listening { server, handle, .. }, watcher, shutdown } = self;
         let lifecycle = &shared.lifecycle;
         let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hang_up)) = (
             signal(SignalKind::terminate()),
@@ -289,9 +255,7 @@ impl Running {
         tracing::info!(?shutdown, "shutting down; a second signal ends at once");
         lifecycle.drain();
         let stop = handle.stop(true);
-        let last_words = shutdown
-            .saturating_sub(END_STREAMS_BEFORE)
-            .max(shutdown / 2);
+        let last_words = shutdown.saturating_sub(END_STREAMS_BEFORE).max(shutdown / 2);
         let end_streams = async {
             sleep(last_words).await;
             lifecycle.end_streams();

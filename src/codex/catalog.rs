@@ -64,12 +64,8 @@ pub fn document(
         models: Vec<Row<'a>>,
     }
     let native = native.iter().map(|entry| Row::Native(entry));
-    let routed = routed
-        .iter()
-        .map(|model| Row::Routed(Box::new(entry(model))));
-    serde_json::to_vec(&Document {
-        models: native.chain(routed).collect(),
-    })
+    let routed = routed.iter().map(|model| Row::Routed(Box::new(entry(model))));
+    serde_json::to_vec(&Document { models: native.chain(routed).collect() })
 }
 
 #[derive(Serialize)]
@@ -118,18 +114,12 @@ fn entry<'a>(model: &RoutedModel<'a>) -> Entry<'a> {
         .find(|wanted| levels.iter().any(|level| level.effort == *wanted))
         .or_else(|| levels.first().map(|level| level.effort));
     let window = model.context_window.unwrap_or(DEFAULT_WINDOW);
-    let modalities: &[&str] = if model.quirks.sees_images(model.model) {
-        &["text", "image"]
-    } else {
-        &["text"]
-    };
+    let modalities: &[&str] =
+        if model.quirks.sees_images(model.model) { &["text", "image"] } else { &["text"] };
     Entry {
         slug: model.slug,
         display_name: model.slug,
-        description: format!(
-            "{} through the provider `{}` of ocx",
-            model.model, model.provider
-        ),
+        description: format!("{} through the provider `{}` of ocx", model.model, model.provider),
         base_instructions: INSTRUCTIONS,
         default_reasoning_level: default,
         supported_reasoning_levels: levels,
@@ -139,10 +129,7 @@ fn entry<'a>(model: &RoutedModel<'a>) -> Entry<'a> {
         priority: PRIORITY,
         support_verbosity: false,
         apply_patch_tool_type: "freeform",
-        truncation_policy: Truncation {
-            mode: "tokens",
-            limit: TRUNCATION_LIMIT,
-        },
+        truncation_policy: Truncation { mode: "tokens", limit: TRUNCATION_LIMIT },
         experimental_supported_tools: [],
         input_modalities: modalities,
         context_window: window,
@@ -162,10 +149,7 @@ fn level(effort: &str) -> Option<Level<'_>> {
         Effort::XHigh => "Very deep reasoning",
         Effort::Max => "As much reasoning as the model can",
     };
-    Some(Level {
-        effort,
-        description,
-    })
+    Some(Level { effort, description })
 }
 
 #[cfg(test)]
@@ -177,10 +161,7 @@ mod tests {
 
     #[test]
     fn an_entry_has_every_required_field() {
-        let quirks = Quirks {
-            no_reasoning_models: Some(vec!["dull".into()]),
-            ..Quirks::default()
-        };
+        let quirks = Quirks { no_reasoning_models: Some(vec!["dull".into()]), ..Quirks::default() };
         let model = |slug, model, context_window| RoutedModel {
             slug,
             provider: "p",
@@ -207,10 +188,7 @@ mod tests {
             "experimental_supported_tools",
             "base_instructions",
         ] {
-            assert!(
-                entry.get(required).is_some_and(|value| !value.is_null()),
-                "{required}"
-            );
+            assert!(entry.get(required).is_some_and(|value| !value.is_null()), "{required}");
         }
         assert_eq!(
             (&entry["context_window"], &entry["auto_compact_token_limit"]),

@@ -55,16 +55,9 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
         providers,
         disabled_models: file.disabled_models.iter().flatten().cloned().collect(),
     };
-    let models: usize = config
-        .providers
-        .values()
-        .map(|provider| provider.models.len())
-        .sum();
+    let models: usize = config.providers.values().map(|provider| provider.models.len()).sum();
     if models > MAX_MODELS {
-        findings.problem(
-            "/providers",
-            format!("{models} models are listed; at most {MAX_MODELS}"),
-        );
+        findings.problem("/providers", format!("{models} models are listed; at most {MAX_MODELS}"));
     }
     config
 }
@@ -74,14 +67,11 @@ fn listen(file: &ConfigFile, findings: &mut Findings) -> Listen {
     let host = match file.hostname.as_deref().map(str::trim) {
         None => default.host,
         Some("localhost") => Ipv4Addr::LOCALHOST.into(),
-        Some(text) => text
-            .trim_matches(['[', ']'])
-            .parse::<IpAddr>()
-            .unwrap_or_else(|_| {
-                let message = format!("`{text}` is no IP address; write one, or `localhost`");
-                findings.problem("/hostname", message);
-                default.host
-            }),
+        Some(text) => text.trim_matches(['[', ']']).parse::<IpAddr>().unwrap_or_else(|_| {
+            let message = format!("`{text}` is no IP address; write one, or `localhost`");
+            findings.problem("/hostname", message);
+            default.host
+        }),
     };
     let workers = match file.workers {
         Some(count @ 1..=256) => count,
@@ -91,11 +81,7 @@ fn listen(file: &ConfigFile, findings: &mut Findings) -> Listen {
             default.workers
         }
     };
-    Listen {
-        host,
-        port: file.port.unwrap_or(default.port),
-        workers,
-    }
+    Listen { host, port: file.port.unwrap_or(default.port), workers }
 }
 
 fn access(file: &ConfigFile, listen: &Listen, env: &Env<'_>, findings: &mut Findings) -> Access {
@@ -110,10 +96,7 @@ fn access(file: &ConfigFile, listen: &Listen, env: &Env<'_>, findings: &mut Find
         .and_then(|token| admission(token, "/adminToken", env, findings))
         .or_else(|| from_env("OPENCODEX_ADMIN_AUTH_TOKEN", env));
     if admin.as_ref().is_some_and(|admin| secrets.contains(admin)) {
-        findings.problem(
-            "/adminToken",
-            "the admin token must differ from every API key",
-        );
+        findings.problem("/adminToken", "the admin token must differ from every API key");
     }
     let access = Access {
         data_keys: secrets.iter().map(|secret| DataKey::new(secret)).collect(),
@@ -135,10 +118,7 @@ fn access(file: &ConfigFile, listen: &Listen, env: &Env<'_>, findings: &mut Find
         findings.problem("/hostname", reason);
     }
     if access.require_key_on_loopback && access.data_keys.is_empty() {
-        findings.problem(
-            "/requireKeyOnLoopback",
-            "there is no key in `apiKeys` to demand",
-        );
+        findings.problem("/requireKeyOnLoopback", "there is no key in `apiKeys` to demand");
     }
     access
 }
@@ -164,9 +144,7 @@ fn admission(
     findings: &mut Findings,
 ) -> Option<String> {
     let source = text.source();
-    let secret = source
-        .resolve(env)
-        .map(|secret| secret.expose_secret().to_owned());
+    let secret = source.resolve(env).map(|secret| secret.expose_secret().to_owned());
     if secret.is_none() {
         let message = match source.unset(env) {
             Some(name) => format!("the variable {name} is not set"),
@@ -178,16 +156,11 @@ fn admission(
 }
 
 fn from_env(name: &str, env: &Env<'_>) -> Option<String> {
-    env(name)
-        .map(|value| value.trim().to_owned())
-        .filter(|value| !value.is_empty())
+    env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 fn lower(list: Option<&Vec<String>>) -> Vec<String> {
-    list.into_iter()
-        .flatten()
-        .map(|text| text.trim().to_ascii_lowercase())
-        .collect()
+    list.into_iter().flatten().map(|text| text.trim().to_ascii_lowercase()).collect()
 }
 
 fn limits(file: &ConfigFile, findings: &mut Findings) -> Limits {
@@ -204,21 +177,11 @@ fn limits(file: &ConfigFile, findings: &mut Findings) -> Limits {
     let (ms, sec) = (Duration::from_millis, Duration::from_secs);
     let times = default.timeouts;
     let timeouts = Timeouts {
-        connect: positive(
-            file.connect_timeout_ms,
-            "connectTimeoutMs",
-            ms,
-            times.connect,
-        ),
+        connect: positive(file.connect_timeout_ms, "connectTimeoutMs", ms, times.connect),
         head: positive(file.head_timeout_ms, "headTimeoutMs", ms, times.head),
         whole: positive(file.whole_timeout_ms, "wholeTimeoutMs", ms, times.whole),
         stall: positive(file.stall_timeout_sec, "stallTimeoutSec", sec, times.stall),
-        progress: positive(
-            file.progress_timeout_sec,
-            "progressTimeoutSec",
-            sec,
-            times.progress,
-        ),
+        progress: positive(file.progress_timeout_sec, "progressTimeoutSec", sec, times.progress),
     };
     let keepalive = default.keepalive_interval;
     Limits {
@@ -249,11 +212,7 @@ fn default_provider(
     providers: &IndexMap<ProviderId, Arc<ProviderSpec>>,
     findings: &mut Findings,
 ) -> Option<ProviderId> {
-    match file
-        .default_provider
-        .as_deref()
-        .filter(|name| !name.is_empty())
-    {
+    match file.default_provider.as_deref().filter(|name| !name.is_empty()) {
         Some(name) => {
             let found = providers.get_key_value(name).map(|(id, _)| id.clone());
             // A provider that has problems of its own is not missing.
@@ -313,17 +272,11 @@ fn provider_spec(
         findings.problems.iter().any(|(pointer, _)| *pointer == at)
     };
     if adapter.is_none() && !unreadable("adapter") {
-        let names: Vec<_> = registry::AdapterKind::ALL
-            .iter()
-            .map(|kind| kind.name())
-            .collect();
+        let names: Vec<_> = registry::AdapterKind::ALL.iter().map(|kind| kind.name()).collect();
         let message = format!("`adapter` is missing; one of {}", names.join(", "));
         findings.problem(pointer, message);
     }
-    let auth = file
-        .auth_mode
-        .or(entry.map(|entry| entry.auth))
-        .unwrap_or_default();
+    let auth = file.auth_mode.or(entry.map(|entry| entry.auth)).unwrap_or_default();
     let base_url = base_url(file, entry, pointer, findings);
     if let (AuthMode::Forward, Some(base_url)) = (auth, &base_url) {
         check_forward(file, base_url, pointer, findings);
@@ -336,10 +289,7 @@ fn provider_spec(
         Some(entry) => entry.quirks.overlaid(&file.quirks),
         None => file.quirks.clone(),
     };
-    let models = file
-        .models
-        .clone()
-        .or(entry.map(|entry| entry.models.clone()));
+    let models = file.models.clone().or(entry.map(|entry| entry.models.clone()));
     let spec = ProviderSpec {
         id: id.into(),
         adapter: adapter?,
@@ -375,9 +325,9 @@ fn key(file: &ProviderFile, entry: Option<&ProviderEntry>, auth: AuthMode) -> Ke
     match (&file.api_key, auth) {
         (_, AuthMode::Forward) => KeySource::None,
         (Some(text), _) => text.source(),
-        (None, _) => entry
-            .and_then(|entry| entry.env_var.clone())
-            .map_or(KeySource::None, KeySource::Env),
+        (None, _) => {
+            entry.and_then(|entry| entry.env_var.clone()).map_or(KeySource::None, KeySource::Env)
+        }
     }
 }
 
@@ -388,31 +338,20 @@ fn base_url(
     findings: &mut Findings,
 ) -> Option<String> {
     let at = format!("{pointer}/baseUrl");
-    let text = file
-        .base_url
-        .as_deref()
-        .or(entry.map(|entry| entry.base_url.as_str()));
+    let text = file.base_url.as_deref().or(entry.map(|entry| entry.base_url.as_str()));
     let Some(text) = text.map(|text| text.trim().trim_end_matches('/')) else {
-        findings.problem(
-            pointer,
-            "`baseUrl` is missing, such as `https://api.example.com/v1`",
-        );
+        findings.problem(pointer, "`baseUrl` is missing, such as `https://api.example.com/v1`");
         return None;
     };
     if text.contains(['{', '}']) {
-        findings.warning(
-            at,
-            "the placeholder in braces must be filled in before this provider works",
-        );
+        findings
+            .warning(at, "the placeholder in braces must be filled in before this provider works");
         return Some(text.to_owned());
     }
     let url = match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
         Ok(_) => {
-            findings.problem(
-                at,
-                "must begin with https:// (or http:// for a local server)",
-            );
+            findings.problem(at, "must begin with https:// (or http:// for a local server)");
             return None;
         }
         Err(error) => {
@@ -421,10 +360,7 @@ fn base_url(
         }
     };
     if !url.username().is_empty() || url.password().is_some() {
-        findings.problem(
-            at,
-            "must not hold a user name or password; put the key into `apiKey`",
-        );
+        findings.problem(at, "must not hold a user name or password; put the key into `apiKey`");
         return None;
     }
     if url.query().is_some() || url.fragment().is_some() {
@@ -480,10 +416,7 @@ fn check_forward(file: &ProviderFile, base_url: &str, pointer: &str, findings: &
         findings.problem(format!("{pointer}/baseUrl"), message);
     }
     if file.api_key.is_some() {
-        findings.warning(
-            format!("{pointer}/apiKey"),
-            "not used with authMode `forward`",
-        );
+        findings.warning(format!("{pointer}/apiKey"), "not used with authMode `forward`");
     }
 }
 
@@ -537,14 +470,9 @@ fn headers(
             unset.push(name.to_owned());
             continue;
         }
-        let value = source
-            .resolve(env)
-            .map(|value| value.expose_secret().to_owned());
+        let value = source.resolve(env).map(|value| value.expose_secret().to_owned());
         let value = value.unwrap_or_default();
-        if !value
-            .bytes()
-            .all(|byte| (0x20..0x7f).contains(&byte) || byte == b'\t')
-        {
+        if !value.bytes().all(|byte| (0x20..0x7f).contains(&byte) || byte == b'\t') {
             findings.problem(at, "its value holds characters that a header cannot");
             continue;
         }

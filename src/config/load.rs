@@ -80,17 +80,8 @@ impl fmt::Display for ConfigProblems {
 
 impl ConfigProblems {
     fn unread(path: &Path, message: String) -> Self {
-        let problem = ConfigProblem {
-            pointer: String::new(),
-            line: 0,
-            column: 0,
-            message,
-        };
-        Self {
-            path: path.display().to_string(),
-            problems: vec![problem],
-            unparsed: true,
-        }
+        let problem = ConfigProblem { pointer: String::new(), line: 0, column: 0, message };
+        Self { path: path.display().to_string(), problems: vec![problem], unparsed: true }
     }
 
     /// Whether the file is no JSON, or could not be read at all, rather than a wrong config.
@@ -109,10 +100,7 @@ pub fn check_file(path: &Path, env: &Env<'_>) -> Result<Option<Loaded>, ConfigPr
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
-            return Err(ConfigProblems::unread(
-                path,
-                format!("cannot be read: {error}"),
-            ));
+            return Err(ConfigProblems::unread(path, format!("cannot be read: {error}")));
         }
     };
     check(&bytes, path, env).map(Some)
@@ -125,9 +113,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is not a file"));
     }
     if meta.len() > MAX_FILE {
-        return Err(io::Error::other(format!(
-            "it is larger than {MAX_FILE} bytes"
-        )));
+        return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes")));
     }
     fs::read(path)
 }
@@ -144,10 +130,7 @@ pub fn check(bytes: &[u8], path: &Path, env: &Env<'_>) -> Result<Loaded, ConfigP
         unparsed,
     };
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        ConfigProblems::unread(
-            path,
-            format!("is not UTF-8 after byte {}", error.valid_up_to()),
-        )
+        ConfigProblems::unread(path, format!("is not UTF-8 after byte {}", error.valid_up_to()))
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
@@ -173,12 +156,7 @@ pub fn check(bytes: &[u8], path: &Path, env: &Env<'_>) -> Result<Loaded, ConfigP
 
     let place = |(pointer, message): (String, String)| {
         let place = locate(text, &pointer);
-        ConfigProblem {
-            pointer,
-            line: place.line,
-            column: place.column,
-            message,
-        }
+        ConfigProblem { pointer, line: place.line, column: place.column, message }
     };
     let mut problems: Vec<_> = findings.problems.into_iter().map(place).collect();
     let mut warnings: Vec<_> = findings.warnings.into_iter().map(place).collect();
@@ -187,12 +165,7 @@ pub fn check(bytes: &[u8], path: &Path, env: &Env<'_>) -> Result<Loaded, ConfigP
     if !problems.is_empty() {
         return Err(named(problems, false));
     }
-    Ok(Loaded {
-        config,
-        file,
-        digest: Some(Sha256::digest(bytes).into()),
-        warnings,
-    })
+    Ok(Loaded { config, file, digest: Some(Sha256::digest(bytes).into()), warnings })
 }
 
 /// serde_json repeats the place, which we print in our own way.
@@ -206,12 +179,7 @@ impl Loaded {
     pub fn defaults(env: &Env<'_>) -> Self {
         let (file, mut findings) = (ConfigFile::default(), Findings::default());
         let config = build::build(&file, env, &mut findings);
-        Self {
-            config,
-            file,
-            digest: None,
-            warnings: Vec::new(),
-        }
+        Self { config, file, digest: None, warnings: Vec::new() }
     }
 }
 

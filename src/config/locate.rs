@@ -31,9 +31,7 @@ pub(super) fn locate(text: &str, pointer: &str) -> Place {
 
 fn child<'t>(value: &'t RawValue, segment: &str) -> Option<&'t RawValue> {
     if value.get().starts_with('{') {
-        return serde_json::from_str::<RawObject<'_>>(value.get())
-            .ok()?
-            .get(segment);
+        return serde_json::from_str::<RawObject<'_>>(value.get()).ok()?.get(segment);
     }
     let list: TextOrList<'_, &RawValue> = serde_json::from_str(value.get()).ok()?;
     list.list().get(segment.parse::<usize>().ok()?).copied()

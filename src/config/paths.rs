@@ -15,9 +15,7 @@ impl Home {
     pub fn find() -> Self {
         let chosen = env::var_os("OPENCODEX_HOME").filter(|home| !home.is_empty());
         Self(chosen.map(PathBuf::from).unwrap_or_else(|| {
-            env::home_dir()
-                .unwrap_or_else(|| PathBuf::from("."))
-                .join(".opencodex")
+            env::home_dir().unwrap_or_else(|| PathBuf::from(".")).join(".opencodex")
         }))
     }
 
@@ -47,11 +45,7 @@ impl Home {
     ///
     /// When it cannot be created or its mode cannot be tightened.
     pub fn create(&self) -> io::Result<()> {
-        match fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.0)
-        {
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
@@ -103,10 +97,7 @@ mod tests {
         let home = Home::at(dir.path().join("home"));
         assert_eq!(home.admin_token_or_new(|| "t1".into()).unwrap(), "t1");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(
-            (mode(home.path()), mode(&home.admin_token())),
-            (0o700, 0o600)
-        );
+        assert_eq!((mode(home.path()), mode(&home.admin_token())), (0o700, 0o600));
         fs::set_permissions(home.admin_token(), fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(home.admin_token_or_new(|| "t2".into()).unwrap(), "t1");
         assert_eq!(mode(&home.admin_token()), 0o600);

@@ -50,9 +50,7 @@ impl SecretText {
             .strip_prefix("${")
             .and_then(|rest| rest.strip_suffix('}'))
             .filter(|name| !name.is_empty() && name.chars().all(is_word));
-        let bare = text
-            .strip_prefix('$')
-            .filter(|rest| !rest.is_empty() && !rest.starts_with('{'));
+        let bare = text.strip_prefix('$').filter(|rest| !rest.is_empty() && !rest.starts_with('{'));
         match braced.or(bare) {
             Some(name) => KeySource::Env(name.to_owned()),
             None => KeySource::Literal(text.into()),

@@ -51,11 +51,7 @@ pub struct Listen {
 impl Default for Listen {
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
-        Self {
-            host: Ipv4Addr::LOCALHOST.into(),
-            port: DEFAULT_PORT,
-            workers,
-        }
+        Self { host: Ipv4Addr::LOCALHOST.into(), port: DEFAULT_PORT, workers }
     }
 }
 
@@ -195,10 +191,7 @@ impl ProviderSpec {
     /// Whether a configured header authenticates, so that no key is needed.
     pub fn authorizes_by_header(&self) -> bool {
         self.headers.iter().any(|(name, _)| {
-            matches!(
-                name.as_str(),
-                "authorization" | "x-api-key" | "api-key" | "x-goog-api-key"
-            )
+            matches!(name.as_str(), "authorization" | "x-api-key" | "api-key" | "x-goog-api-key")
         })
     }
 
@@ -208,19 +201,14 @@ impl ProviderSpec {
             return Some("disabled in the config".to_owned());
         }
         if self.base_url.contains(['{', '}']) {
-            return Some(format!(
-                "the placeholder in {} is not filled in",
-                self.base_url
-            ));
+            return Some(format!("the placeholder in {} is not filled in", self.base_url));
         }
         let unset = self.key.unset(env).filter(|_| !self.authorizes_by_header());
         if let Some(name) = unset.filter(|_| self.auth == AuthMode::Key) {
             return Some(format!("the variable {name} is not set"));
         }
         if let Some(name) = self.unset_headers.first() {
-            return Some(format!(
-                "the variable {name}, which a header names, is not set"
-            ));
+            return Some(format!("the variable {name}, which a header names, is not set"));
         }
         match (self.auth, &self.key) {
             (AuthMode::Key, KeySource::None) if !self.authorizes_by_header() => {

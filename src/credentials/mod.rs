@@ -64,9 +64,7 @@ impl CallerAuth {
             FORWARD_HEADERS
                 .into_iter()
                 .filter_map(|name| {
-                    header(name)
-                        .filter(legal)
-                        .map(|value| (name, SecretString::from(value)))
+                    header(name).filter(legal).map(|value| (name, SecretString::from(value)))
                 })
                 .collect(),
         )
@@ -85,9 +83,7 @@ impl CallerAuth {
 
 impl fmt::Debug for CallerAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set()
-            .entries(self.0.iter().map(|(name, _)| name))
-            .finish()
+        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
     }
 }
 
@@ -100,9 +96,7 @@ impl Credential {
             Self::Forwarded(caller) => caller
                 .headers()
                 .filter(|(name, _)| matches!(*name, "authorization" | "chatgpt-account-id"))
-                .fold(text.to_owned(), |text, (_, secret)| {
-                    blot_out(&text, secret.expose_secret())
-                }),
+                .fold(text.to_owned(), |text, (_, secret)| blot_out(&text, secret.expose_secret())),
         }
     }
 }
@@ -113,11 +107,7 @@ const MIN_SECRET: usize = 8;
 /// Blots a secret out of a text.
 pub fn blot_out(text: &str, secret: &str) -> String {
     let secret = secret.strip_prefix("Bearer ").unwrap_or(secret);
-    if secret.len() < MIN_SECRET {
-        text.to_owned()
-    } else {
-        text.replace(secret, "[redacted]")
-    }
+    if secret.len() < MIN_SECRET { text.to_owned() } else { text.replace(secret, "[redacted]") }
 }
 
 #[cfg(test)]

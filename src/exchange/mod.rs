@@ -49,33 +49,19 @@ pub async fn open(
 ) -> Result<Exchange, GatewayError> {
     let started = Instant::now();
     let provider = lease.spec.id.as_str();
-    let head_timeout = if expect.stream {
-        timeouts.head
-    } else {
-        timeouts.whole
-    };
+    let head_timeout = if expect.stream { timeouts.head } else { timeouts.whole };
     let opened = upstream.open(request, head_timeout).await;
     let result = match &opened {
         Ok(response) => status_label(response.head.status),
         Err(error) => error.label(),
     };
-    metrics
-        .attempts
-        .with_label_values(&[provider, result])
-        .inc();
+    metrics.attempts.with_label_values(&[provider, result]).inc();
     let mut response = opened.map_err(|error| failed(&lease, error))?;
     let waited = started.elapsed().as_secs_f64();
-    metrics
-        .time_to_headers
-        .with_label_values(&[provider])
-        .observe(waited);
+    metrics.time_to_headers.with_label_values(&[provider]).observe(waited);
     if !(200..300).contains(&response.head.status) {
         let body = response.body.read_error().await;
-        return Err(refuse(
-            &lease,
-            &response.head,
-            adapter.refusal(&response.head, &body),
-        ));
+        return Err(refuse(&lease, &response.head, adapter.refusal(&response.head, &body)));
     }
     if response.head.content_type == "text/html" {
         let reason = "an HTML page instead of an answer; check the base URL".to_owned();
@@ -203,21 +189,14 @@ impl Exchange {
 }
 
 fn failed(lease: &Lease, error: UpstreamError) -> GatewayError {
-    GatewayError::Upstream {
-        provider: lease.spec.id.to_string(),
-        error,
-    }
+    GatewayError::Upstream { provider: lease.spec.id.to_string(), error }
 }
 
 /// An upstream's text may hold what it was sent: our secrets are blotted out before anybody sees it.
 /// Headers of the config count as secrets, since keys are put there too.
 fn redact(lease: &Lease, text: &str) -> String {
     let text = lease.credential.redact(text);
-    lease
-        .spec
-        .headers
-        .iter()
-        .fold(text, |text, (_, value)| blot_out(&text, value))
+    lease.spec.headers.iter().fold(text, |text, (_, value)| blot_out(&text, value))
 }
 
 fn redacted(lease: &Lease, mut failure: UpstreamFailure) -> UpstreamFailure {
@@ -230,17 +209,11 @@ fn broken(lease: &Lease, error: DecodeError) -> GatewayError {
     match error {
         DecodeError::Upstream(failure) => {
             let failure = redacted(lease, failure);
-            GatewayError::Decode {
-                provider,
-                error: DecodeError::Upstream(failure),
-            }
+            GatewayError::Decode { provider, error: DecodeError::Upstream(failure) }
         }
         DecodeError::Malformed(text) => {
             let text = redact(lease, &text);
-            GatewayError::Decode {
-                provider,
-                error: DecodeError::Malformed(text),
-            }
+            GatewayError::Decode { provider, error: DecodeError::Malformed(text) }
         }
         error => GatewayError::Decode { provider, error },
     }

@@ -29,22 +29,16 @@ pub fn decide(attempt: u32, error: &GatewayError, took: Duration) -> Option<Agai
     match error {
         GatewayError::Upstream { error, .. } if error.nothing_was_sent() => {
             let pause = FIRST_PAUSE * 2u32.pow(attempt - 1);
-            Some(Again {
-                cause: "connect",
-                pause,
-            })
+            Some(Again { cause: "connect", pause })
         }
-        GatewayError::Upstream {
-            error: UpstreamError::Closed,
-            ..
-        } if attempt == 1 && took < STALE_WITHIN => Some(Again {
-            cause: "stale_connection",
-            pause: Duration::ZERO,
-        }),
-        GatewayError::Dispatch(DispatchError::Restarted(_)) if attempt == 1 => Some(Again {
-            cause: "provider_restarted",
-            pause: Duration::ZERO,
-        }),
+        GatewayError::Upstream { error: UpstreamError::Closed, .. }
+            if attempt == 1 && took < STALE_WITHIN =>
+        {
+            Some(Again { cause: "stale_connection", pause: Duration::ZERO })
+        }
+        GatewayError::Dispatch(DispatchError::Restarted(_)) if attempt == 1 => {
+            Some(Again { cause: "provider_restarted", pause: Duration::ZERO })
+        }
         _ => None,
     }
 }
@@ -55,24 +49,15 @@ mod tests {
     use crate::upstream::Phase;
 
     fn upstream(error: UpstreamError) -> GatewayError {
-        GatewayError::Upstream {
-            provider: "p".into(),
-            error,
-        }
+        GatewayError::Upstream { provider: "p".into(), error }
     }
 
     #[test]
     fn only_what_cannot_have_been_billed_is_tried_again() {
         let (soon, late) = (Duration::from_millis(5), Duration::from_secs(2));
         let refused = upstream(UpstreamError::Unreachable("x".into()));
-        assert_eq!(
-            decide(1, &refused, late).unwrap().pause,
-            Duration::from_millis(150)
-        );
-        assert_eq!(
-            decide(2, &refused, late).unwrap().pause,
-            Duration::from_millis(300)
-        );
+        assert_eq!(decide(1, &refused, late).unwrap().pause, Duration::from_millis(150));
+        assert_eq!(decide(2, &refused, late).unwrap().pause, Duration::from_millis(300));
         assert_eq!(decide(3, &refused, late), None);
         let closed = upstream(UpstreamError::Closed);
         assert!(decide(1, &closed, soon).is_some());

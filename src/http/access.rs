@@ -117,11 +117,7 @@ impl Policy<'_> {
             return Err(Rejection::ContentType);
         }
         let named = |pair: &str, name: &str| pair.split('=').next() == Some(name);
-        let secret = |pair: &str| {
-            ["key", "token", "api_key"]
-                .iter()
-                .any(|name| named(pair, name))
-        };
+        let secret = |pair: &str| ["key", "token", "api_key"].iter().any(|name| named(pair, name));
         if facts.query.split('&').any(secret) {
             return Err(Rejection::KeyInUrl);
         }
@@ -138,19 +134,12 @@ impl Policy<'_> {
             return Err(Rejection::Host);
         };
         let name = host_name(host).ok_or(Rejection::Host)?;
-        if facts
-            .authority
-            .is_some_and(|authority| host_name(authority) != Some(name.clone()))
-        {
+        if facts.authority.is_some_and(|authority| host_name(authority) != Some(name.clone())) {
             return Err(Rejection::Host);
         }
         let known = is_loopback_name(&name) || self.access.allowed_hosts.contains(&name);
         // Beyond loopback every route that tells anything takes a key, which a page does not have.
-        if known || !self.host.is_loopback() {
-            Ok(())
-        } else {
-            Err(Rejection::Host)
-        }
+        if known || !self.host.is_loopback() { Ok(()) } else { Err(Rejection::Host) }
     }
 
     fn origin(&self, facts: &Facts<'_>) -> Result<(), Rejection> {
@@ -186,19 +175,12 @@ impl Policy<'_> {
             }
             AuthClass::Admin => self.admin.matches(presented),
         };
-        if admitted {
-            Ok(())
-        } else {
-            Err(Rejection::Key)
-        }
+        if admitted { Ok(()) } else { Err(Rejection::Key) }
     }
 
     fn is_data_key(&self, presented: &str) -> bool {
         // No early exit: how long it takes tells nothing.
-        self.access
-            .data_keys
-            .iter()
-            .fold(false, |found, key| found | key.matches(presented))
+        self.access.data_keys.iter().fold(false, |found, key| found | key.matches(presented))
     }
 }
 
@@ -217,14 +199,8 @@ fn host_name(text: &str) -> Option<String> {
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (inside, after) = rest.split_once(']')?;
-            let legal = inside
-                .bytes()
-                .all(|byte| byte.is_ascii_hexdigit() || byte == b':');
-            let port = if after.is_empty() {
-                None
-            } else {
-                Some(after.strip_prefix(':')?)
-            };
+            let legal = inside.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
+            let port = if after.is_empty() { None } else { Some(after.strip_prefix(':')?) };
             (legal.then(|| format!("[{inside}]"))?, port)
         }
         None => {
@@ -257,34 +233,22 @@ mod tests {
 
     fn admit(host: &str, facts: Facts<'_>, class: AuthClass) -> Result<(), Rejection> {
         let (access, admin) = (access(), DataKey::new("admin"));
-        let policy = Policy {
-            access: &access,
-            admin: &admin,
-            host: host.parse().unwrap(),
-            port: 10100,
-        };
+        let policy =
+            Policy { access: &access, admin: &admin, host: host.parse().unwrap(), port: 10100 };
         policy.admit(&facts, class)
     }
 
     fn to(host: &str) -> Facts<'_> {
-        Facts {
-            hosts: [Some(host), None],
-            ..Facts::default()
-        }
+        Facts { hosts: [Some(host), None], ..Facts::default() }
     }
 
     const LOOPBACK: &str = "127.0.0.1";
 
     #[test]
     fn t01_dns_rebinding_is_turned_away() {
-        for good in [
-            "localhost",
-            "LOCALHOST:1",
-            "127.0.0.1:10100",
-            "[::1]:7",
-            "localhost.",
-            "box.lan",
-        ] {
+        for good in
+            ["localhost", "LOCALHOST:1", "127.0.0.1:10100", "[::1]:7", "localhost.", "box.lan"]
+        {
             assert_eq!(admit(LOOPBACK, to(good), AuthClass::Data), Ok(()), "{good}");
         }
         for evil in [
@@ -310,47 +274,21 @@ mod tests {
                 "{evil}"
             );
         }
-        let two = Facts {
-            hosts: [Some("localhost"), Some("localhost")],
-            ..Facts::default()
-        };
-        assert_eq!(
-            admit(LOOPBACK, two, AuthClass::Public),
-            Err(Rejection::Host)
-        );
-        assert_eq!(
-            admit(LOOPBACK, Facts::default(), AuthClass::Public),
-            Err(Rejection::Host)
-        );
-        let target = Facts {
-            authority: Some("evil.com"),
-            ..to("localhost")
-        };
-        assert_eq!(
-            admit(LOOPBACK, target, AuthClass::Public),
-            Err(Rejection::Host)
-        );
+        let two = Facts { hosts: [Some("localhost"), Some("localhost")], ..Facts::default() };
+        assert_eq!(admit(LOOPBACK, two, AuthClass::Public), Err(Rejection::Host));
+        assert_eq!(admit(LOOPBACK, Facts::default(), AuthClass::Public), Err(Rejection::Host));
+        let target = Facts { authority: Some("evil.com"), ..to("localhost") };
+        assert_eq!(admit(LOOPBACK, target, AuthClass::Public), Err(Rejection::Host));
     }
 
     #[test]
     fn t02_t03_pages_of_other_origins_are_turned_away() {
         let json = Some("application/json; charset=utf-8");
-        let post = Facts {
-            unsafe_method: true,
-            content_type: json,
-            ..to("localhost")
-        };
+        let post = Facts { unsafe_method: true, content_type: json, ..to("localhost") };
         assert_eq!(admit(LOOPBACK, post, AuthClass::Data), Ok(()));
-        for origin in [
-            "http://localhost:10100",
-            "http://127.0.0.1:10100",
-            "https://tools.example",
-        ] {
-            let facts = Facts {
-                origin: Some(origin),
-                fetch_site: Some("cross-site"),
-                ..post
-            };
+        for origin in ["http://localhost:10100", "http://127.0.0.1:10100", "https://tools.example"]
+        {
+            let facts = Facts { origin: Some(origin), fetch_site: Some("cross-site"), ..post };
             assert_eq!(admit(LOOPBACK, facts, AuthClass::Data), Ok(()), "{origin}");
         }
         for origin in [
@@ -362,85 +300,47 @@ mod tests {
             "https://localhost:10100",
             "http://localhost",
         ] {
-            let facts = Facts {
-                origin: Some(origin),
-                ..post
-            };
-            assert_eq!(
-                admit(LOOPBACK, facts, AuthClass::Data),
-                Err(Rejection::Origin),
-                "{origin}"
-            );
+            let facts = Facts { origin: Some(origin), ..post };
+            assert_eq!(admit(LOOPBACK, facts, AuthClass::Data), Err(Rejection::Origin), "{origin}");
         }
-        let hidden = Facts {
-            fetch_site: Some("cross-site"),
-            ..to("localhost")
-        };
-        assert_eq!(
-            admit(LOOPBACK, hidden, AuthClass::Public),
-            Err(Rejection::Origin)
-        );
+        let hidden = Facts { fetch_site: Some("cross-site"), ..to("localhost") };
+        assert_eq!(admit(LOOPBACK, hidden, AuthClass::Public), Err(Rejection::Origin));
         for simple in [Some("text/plain"), None, Some("multipart/form-data")] {
-            let facts = Facts {
-                content_type: simple,
-                ..post
-            };
-            assert_eq!(
-                admit(LOOPBACK, facts, AuthClass::Data),
-                Err(Rejection::ContentType)
-            );
+            let facts = Facts { content_type: simple, ..post };
+            assert_eq!(admit(LOOPBACK, facts, AuthClass::Data), Err(Rejection::ContentType));
         }
     }
 
     #[test]
     fn t11_each_class_takes_its_own_keys() {
-        let with = |key| Facts {
-            key: Some(key),
-            ..to("localhost")
-        };
+        let with = |key| Facts { key: Some(key), ..to("localhost") };
         let beyond = "0.0.0.0";
         for (class, admitted) in [
-            (
-                AuthClass::Public,
-                vec!["", "x", "data-1", "data-2", "admin"],
-            ),
+            (AuthClass::Public, vec!["", "x", "data-1", "data-2", "admin"]),
             (AuthClass::Data, vec!["data-1", "data-2"]),
             (AuthClass::Observe, vec!["data-1", "data-2", "admin"]),
             (AuthClass::Admin, vec!["admin"]),
         ] {
             for key in ["", "x", "data-1", "data-2", "admin"] {
-                let expected = if admitted.contains(&key) {
-                    Ok(())
-                } else {
-                    Err(Rejection::Key)
-                };
+                let expected = if admitted.contains(&key) { Ok(()) } else { Err(Rejection::Key) };
                 assert_eq!(admit(beyond, with(key), class), expected, "{class:?} {key}");
             }
         }
         assert_eq!(admit(LOOPBACK, to("localhost"), AuthClass::Data), Ok(()));
-        assert_eq!(
-            admit(LOOPBACK, to("localhost"), AuthClass::Admin),
-            Err(Rejection::Key)
-        );
+        assert_eq!(admit(LOOPBACK, to("localhost"), AuthClass::Admin), Err(Rejection::Key));
     }
 
     #[test]
     fn t61_a_key_in_the_url_is_refused() {
         for query in ["key=1", "a=b&token=x", "api_key"] {
-            let facts = Facts {
-                query,
-                ..to("localhost")
-            };
+            let facts = Facts { query, ..to("localhost") };
             assert_eq!(
                 admit(LOOPBACK, facts, AuthClass::Data),
                 Err(Rejection::KeyInUrl),
                 "{query}"
             );
         }
-        let facts = Facts {
-            query: "client_version=0.169.0&keyboard=1",
-            ..to("localhost")
-        };
+        let facts = Facts { query: "client_version=0.169.0&keyboard=1", ..to("localhost") };
         assert_eq!(admit(LOOPBACK, facts, AuthClass::Data), Ok(()));
     }
 }

@@ -65,9 +65,8 @@ async fn receive(
     let started = Instant::now();
     // What was declared may be a lie: room is made for what comes.
     let mut body = BytesMut::with_capacity(declared.unwrap_or_default().min(64 << 10));
-    while let Some(chunk) = timeout(SILENCE, payload.next())
-        .await
-        .map_err(|_| BodyError::TooSlow)?
+    while let Some(chunk) =
+        timeout(SILENCE, payload.next()).await.map_err(|_| BodyError::TooSlow)?
     {
         let chunk = chunk.map_err(|_| BodyError::Incomplete)?;
         if body.len() + chunk.len() > limit {
@@ -91,11 +90,7 @@ fn codings(request: &HttpRequest) -> Result<Vec<Coding>, BodyError> {
         codings.extend(parse_codings(value)?);
     }
     codings.reverse();
-    if codings.len() > MAX_CODINGS {
-        Err(BodyError::UnknownEncoding)
-    } else {
-        Ok(codings)
-    }
+    if codings.len() > MAX_CODINGS { Err(BodyError::UnknownEncoding) } else { Ok(codings) }
 }
 
 fn parse_codings(value: &str) -> Result<Vec<Coding>, BodyError> {
@@ -109,16 +104,11 @@ fn parse_codings(value: &str) -> Result<Vec<Coding>, BodyError> {
             _ => return Err(BodyError::UnknownEncoding),
         }))
     };
-    value
-        .split(',')
-        .filter_map(|name| coding(name).transpose())
-        .collect()
+    value.split(',').filter_map(|name| coding(name).transpose()).collect()
 }
 
 fn decode_all(body: Bytes, codings: &[Coding], limit: usize) -> Result<Bytes, BodyError> {
-    codings
-        .iter()
-        .try_fold(body, |body, coding| decode(&body, *coding, limit))
+    codings.iter().try_fold(body, |body, coding| decode(&body, *coding, limit))
 }
 
 fn decode(body: &[u8], coding: Coding, limit: usize) -> Result<Bytes, BodyError> {
@@ -143,11 +133,7 @@ fn take(reader: impl Read, limit: usize) -> Result<Bytes, BodyError> {
     let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let read: io::Result<usize> = reader.take(bound).read_to_end(&mut out);
     read.map_err(|_| BodyError::Corrupt)?;
-    if out.len() > limit {
-        Err(BodyError::TooLarge(limit))
-    } else {
-        Ok(out.into())
-    }
+    if out.len() > limit { Err(BodyError::TooLarge(limit)) } else { Ok(out.into()) }
 }
 
 #[cfg(test)]
@@ -191,19 +177,12 @@ mod tests {
             (zlib(&text), Coding::Deflate),
             (deflate(&text), Coding::Deflate),
         ] {
-            assert_eq!(
-                decode(&encoded, coding, 10_000).unwrap(),
-                text,
-                "{coding:?}"
-            );
+            assert_eq!(decode(&encoded, coding, 10_000).unwrap(), text, "{coding:?}");
         }
         let twice = gzip(&zstd::encode_all(&text[..], 3).unwrap());
         let undone = decode_all(twice.into(), &[Coding::Gzip, Coding::Zstd], 10_000).unwrap();
         assert_eq!(undone, text);
-        assert_eq!(
-            parse_codings("zstd, X-GZIP,identity").unwrap(),
-            [Coding::Zstd, Coding::Gzip]
-        );
+        assert_eq!(parse_codings("zstd, X-GZIP,identity").unwrap(), [Coding::Zstd, Coding::Gzip]);
         assert_eq!(parse_codings("lzma"), Err(BodyError::UnknownEncoding));
     }
 
@@ -211,30 +190,19 @@ mod tests {
     fn t23_a_bomb_stops_at_the_limit() {
         let bomb = gzip(&vec![0; 64 << 20]);
         assert!(bomb.len() < 100_000);
-        assert_eq!(
-            decode(&bomb, Coding::Gzip, 1 << 20),
-            Err(BodyError::TooLarge(1 << 20))
-        );
+        assert_eq!(decode(&bomb, Coding::Gzip, 1 << 20), Err(BodyError::TooLarge(1 << 20)));
         let bomb = zstd::encode_all(&vec![0; 64 << 20][..], 1).unwrap();
-        assert_eq!(
-            decode(&bomb, Coding::Zstd, 1 << 20),
-            Err(BodyError::TooLarge(1 << 20))
-        );
+        assert_eq!(decode(&bomb, Coding::Zstd, 1 << 20), Err(BodyError::TooLarge(1 << 20)));
     }
 
     #[test]
     fn a_cut_body_is_corrupt() {
         let text = b"some text that is long enough to be cut in the middle".repeat(9);
-        for (encoded, coding) in [
-            (zstd::encode_all(&text[..], 3).unwrap(), Coding::Zstd),
-            (gzip(&text), Coding::Gzip),
-        ] {
+        for (encoded, coding) in
+            [(zstd::encode_all(&text[..], 3).unwrap(), Coding::Zstd), (gzip(&text), Coding::Gzip)]
+        {
             let cut = &encoded[..encoded.len() / 2];
-            assert_eq!(
-                decode(cut, coding, 10_000),
-                Err(BodyError::Corrupt),
-                "{coding:?}"
-            );
+            assert_eq!(decode(cut, coding, 10_000), Err(BodyError::Corrupt), "{coding:?}");
         }
     }
 

@@ -33,19 +33,13 @@ impl ResponseError for HttpFailure {
         if let Some(seconds) = failure.retry_after {
             response.insert_header(("retry-after", seconds.to_string()));
         }
-        response
-            .content_type("application/json")
-            .body(failure.document())
+        response.content_type("application/json").body(failure.document())
     }
 }
 
 /// An error object for what is no call: a wrong path, a refused request.
 pub(super) fn plain(status: StatusCode, code: &'static str, message: &str) -> HttpResponse {
-    let kind = if status.is_server_error() {
-        "server_error"
-    } else {
-        "invalid_request_error"
-    };
+    let kind = if status.is_server_error() { "server_error" } else { "invalid_request_error" };
     HttpResponse::build(status).json(serde_json::json!({
         "error": {"message": message, "type": kind, "code": code, "param": null}
     }))

@@ -99,12 +99,7 @@ impl Gateway {
         let snapshot = self.shared.cell.load_full();
         let policy = self.shared.policy(&snapshot);
         let caller = CallerAuth::pick(
-            |name| {
-                request
-                    .headers()
-                    .get(name)
-                    .and_then(|value| value.to_str().ok())
-            },
+            |name| request.headers().get(name).and_then(|value| value.to_str().ok()),
             |value| policy.is_ours(value),
         );
         Turn {
@@ -124,16 +119,8 @@ impl Gateway {
 
 /// What a request says about where it comes from, read from raw headers only.
 pub(super) fn facts(request: &HttpRequest) -> Facts<'_> {
-    let text = |name: &str| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    let mut hosts = request
-        .headers()
-        .get_all("host")
-        .map(|value| value.to_str().unwrap_or(""));
+    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let mut hosts = request.headers().get_all("host").map(|value| value.to_str().unwrap_or(""));
     let method = request.method();
     let bearer = || {
         let value = text("authorization")?;
@@ -144,15 +131,9 @@ pub(super) fn facts(request: &HttpRequest) -> Facts<'_> {
         unsafe_method: !method.is_safe(),
         preflight: method == actix_web::http::Method::OPTIONS,
         hosts: [hosts.next(), hosts.next()],
-        authority: request
-            .uri()
-            .authority()
-            .map(|authority| authority.as_str()),
+        authority: request.uri().authority().map(|authority| authority.as_str()),
         // A value that is no text is no origin of ours.
-        origin: request
-            .headers()
-            .get("origin")
-            .map(|value| value.to_str().unwrap_or("?")),
+        origin: request.headers().get("origin").map(|value| value.to_str().unwrap_or("?")),
         fetch_site: text("sec-fetch-site"),
         content_type: text("content-type"),
         query: request.query_string(),

@@ -15,16 +15,11 @@ pub const CHALLENGE: &str = "x-ocx-challenge";
 /// Says that the process lives.
 pub async fn healthz(request: HttpRequest, gateway: Data<Gateway>) -> HttpResponse {
     let shared = &gateway.shared;
-    let challenge = request
-        .headers()
-        .get(CHALLENGE)
-        .and_then(|value| value.to_str().ok());
-    let proof = challenge
-        .filter(|challenge| challenge.len() <= 128)
-        .map(|challenge| {
-            let snapshot = shared.cell.load();
-            proof(shared.policy(&snapshot).admin, challenge)
-        });
+    let challenge = request.headers().get(CHALLENGE).and_then(|value| value.to_str().ok());
+    let proof = challenge.filter(|challenge| challenge.len() <= 128).map(|challenge| {
+        let snapshot = shared.cell.load();
+        proof(shared.policy(&snapshot).admin, challenge)
+    });
     HttpResponse::Ok().json(json!({
         "status": "ok",
         "service": "ocx",
@@ -39,11 +34,7 @@ pub fn proof(key: &DataKey, challenge: &str) -> String {
     // HMAC takes keys of any length.
     let mut mac = Hmac::<Sha256>::new_from_slice(key.digest()).expect("any length is a key");
     mac.update(challenge.as_bytes());
-    mac.finalize()
-        .into_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Says whether we take calls.

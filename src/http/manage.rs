@@ -11,11 +11,7 @@ use crate::actors::{Reload, ReloadOutcome, Trigger};
 pub async fn reload(gateway: Data<Gateway>) -> HttpResponse {
     let shared = &gateway.shared;
     let Some(watcher) = &shared.watcher else {
-        return plain(
-            StatusCode::CONFLICT,
-            "no_config",
-            "no config file is watched",
-        );
+        return plain(StatusCode::CONFLICT, "no_config", "no config file is watched");
     };
     let generation = || shared.cell.load().generation;
     match watcher.send(Reload(Trigger::Api)).await {

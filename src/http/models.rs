@@ -46,15 +46,11 @@ pub async fn list(
         None => Ok(HttpResponse::Ok().json(openai_list(&models))),
         Some(version) => {
             let native = native(&turn, version).await?;
-            let routed: Vec<RoutedModel<'_>> = models
-                .iter()
-                .filter_map(|model| model.routed(&turn.snapshot))
-                .collect();
+            let routed: Vec<RoutedModel<'_>> =
+                models.iter().filter_map(|model| model.routed(&turn.snapshot)).collect();
             let document =
                 catalog::document(&native, &routed).map_err(|_| GatewayError::Internal)?;
-            Ok(HttpResponse::Ok()
-                .content_type("application/json")
-                .body(document))
+            Ok(HttpResponse::Ok().content_type("application/json").body(document))
         }
     }
 }
@@ -85,23 +81,15 @@ impl Offered {
 
 /// The models of every provider in service, native ones by their bare name.
 async fn offered(snapshot: &Arc<Snapshot>) -> Vec<Offered> {
-    let lists = snapshot
-        .config
-        .providers
-        .values()
-        .filter(|spec| !spec.disabled)
-        .map(|spec| async {
+    let lists =
+        snapshot.config.providers.values().filter(|spec| !spec.disabled).map(|spec| async {
             let models = match snapshot.provider(&spec.id) {
                 Some(provider) => provider.models().await,
                 None => Arc::from([]),
             };
             let native = spec.auth == AuthMode::Forward;
             let offered = models.iter().map(|info| Offered {
-                slug: if native {
-                    info.id.clone()
-                } else {
-                    format!("{}/{}", spec.id, info.id)
-                },
+                slug: if native { info.id.clone() } else { format!("{}/{}", spec.id, info.id) },
                 provider: spec.id.to_string(),
                 info: info.clone(),
                 native,
@@ -150,15 +138,8 @@ async fn native(turn: &Turn, version: &str) -> Result<Vec<Box<RawValue>>, Gatewa
     let mut request = WireRequest::get(url);
     request.set_static(&lease.spec.headers);
     request.set_bearer(&lease.credential);
-    let failed = |error| GatewayError::Upstream {
-        provider: lease.spec.id.to_string(),
-        error,
-    };
-    let mut response = turn
-        .upstream
-        .open(request, NATIVE_TIMEOUT)
-        .await
-        .map_err(failed)?;
+    let failed = |error| GatewayError::Upstream { provider: lease.spec.id.to_string(), error };
+    let mut response = turn.upstream.open(request, NATIVE_TIMEOUT).await.map_err(failed)?;
     let body = response.body.read_all(MAX_NATIVE).await.map_err(failed)?;
     let catalogue: Catalogue = serde_json::from_slice(&body).map_err(|_| {
         let reason = format!("status {} and no catalogue of models", response.head.status);

@@ -65,19 +65,13 @@ impl CallRecord {
         route.model.as_str().clone_into(&mut self.model);
         self.stream = stream;
         self.snapshot = Some(Arc::clone(snapshot));
-        let inflight = self
-            .metrics
-            .inflight
-            .with_label_values(&[route.provider.as_str()]);
+        let inflight = self.metrics.inflight.with_label_values(&[route.provider.as_str()]);
         self.hold(inflight);
     }
 
     /// The call's answer is a stream from now on.
     pub fn streaming(&mut self) {
-        let open = self
-            .metrics
-            .open_streams
-            .with_label_values(&[self.protocol]);
+        let open = self.metrics.open_streams.with_label_values(&[self.protocol]);
         self.hold(open);
     }
 
@@ -99,10 +93,7 @@ impl CallRecord {
         let provider = self.provider.as_deref().unwrap_or(NO_PROVIDER);
         for (kind, count) in losses.iter() {
             let labels = [provider, kind.label()];
-            self.metrics
-                .translation_drops
-                .with_label_values(&labels)
-                .inc_by(count.into());
+            self.metrics.translation_drops.with_label_values(&labels).inc_by(count.into());
         }
     }
 
@@ -117,10 +108,7 @@ impl CallRecord {
             let waited = self.started.elapsed();
             self.first_token = Some(waited);
             let provider = self.provider.as_deref().unwrap_or(NO_PROVIDER);
-            let first = self
-                .metrics
-                .time_to_first_token
-                .with_label_values(&[provider]);
+            let first = self.metrics.time_to_first_token.with_label_values(&[provider]);
             first.observe(waited.as_secs_f64());
         }
     }
@@ -147,10 +135,7 @@ impl CallRecord {
         };
         if usage.is_none() && terminal == Terminal::Completed {
             let provider = self.provider.as_deref().unwrap_or(NO_PROVIDER);
-            self.metrics
-                .usage_missing
-                .with_label_values(&[provider])
-                .inc();
+            self.metrics.usage_missing.with_label_values(&[provider]).inc();
         }
         self.outcome = Some(outcome);
         self.termination = Some(termination);
@@ -179,11 +164,7 @@ impl CallRecord {
         }
         let overflow = failure.code == "answer_too_long";
         self.outcome = Some(CallOutcome::UpstreamError);
-        self.termination = Some(if overflow {
-            "overflow"
-        } else {
-            "translator_error"
-        });
+        self.termination = Some(if overflow { "overflow" } else { "translator_error" });
         self.error = Some(failure.message.clone());
     }
 }
@@ -196,21 +177,13 @@ impl Drop for CallRecord {
         let provider = self.provider.as_deref().unwrap_or(NO_PROVIDER);
         let outcome = self.outcome.unwrap_or(CallOutcome::ClientCancelled).label();
         let (metrics, took) = (&self.metrics, self.started.elapsed());
-        metrics
-            .requests
-            .with_label_values(&[self.protocol, provider, outcome])
-            .inc();
+        metrics.requests.with_label_values(&[self.protocol, provider, outcome]).inc();
         let stream = if self.stream { "true" } else { "false" };
-        let duration = metrics
-            .request_duration
-            .with_label_values(&[provider, stream]);
+        let duration = metrics.request_duration.with_label_values(&[provider, stream]);
         duration.observe(took.as_secs_f64());
         if self.stream {
             let reason = self.termination.unwrap_or("client_gone");
-            metrics
-                .terminations
-                .with_label_values(&[self.protocol, reason])
-                .inc();
+            metrics.terminations.with_label_values(&[self.protocol, reason]).inc();
         }
         let usage = self.usage.unwrap_or_default();
         tracing::info!(

@@ -70,18 +70,11 @@ fn deliver(
     gateway: &Gateway,
     mut record: CallRecord,
 ) -> Result<HttpResponse, HttpFailure> {
-    let delivery = if call.prompt.stream {
-        Delivery::Stream
-    } else {
-        Delivery::Whole
-    };
+    let delivery = if call.prompt.stream { Delivery::Stream } else { Delivery::Whole };
     let settings = EmitterSettings {
         delivery,
         model: call.model,
-        created_at: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs(),
+        created_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         show_reasoning: call.prompt.reasoning.show,
         relay: answer.relays,
         tools: call.prompt.tools,
@@ -92,10 +85,7 @@ fn deliver(
     let mut response = HttpResponse::Ok();
     response
         .insert_header(("x-request-id", emitter.response_id()))
-        .insert_header((
-            "x-ocx-config-generation",
-            turn.snapshot.generation.to_string(),
-        ))
+        .insert_header(("x-ocx-config-generation", turn.snapshot.generation.to_string()))
         .insert_header(("cache-control", "no-cache"));
     if record.losses().iter().next().is_some() {
         response.insert_header(("x-ocx-losses", record.losses().to_string()));

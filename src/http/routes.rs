@@ -50,32 +50,17 @@ const fn rule(
     class: AuthClass,
     endpoint: Endpoint,
 ) -> RouteRule {
-    RouteRule {
-        path,
-        method,
-        class,
-        endpoint,
-    }
+    RouteRule { path, method, class, endpoint }
 }
 
 /// Every route there is.
 pub const ROUTES: [RouteRule; 7] = [
-    rule(
-        "POST",
-        "/v1/responses",
-        AuthClass::Data,
-        Endpoint::CreateResponse,
-    ),
+    rule("POST", "/v1/responses", AuthClass::Data, Endpoint::CreateResponse),
     rule("GET", "/v1/models", AuthClass::Data, Endpoint::ListModels),
     rule("GET", "/healthz", AuthClass::Public, Endpoint::Health),
     rule("GET", "/readyz", AuthClass::Public, Endpoint::Ready),
     rule("GET", "/metrics", AuthClass::Observe, Endpoint::Metrics),
-    rule(
-        "POST",
-        "/api/config/reload",
-        AuthClass::Admin,
-        Endpoint::Reload,
-    ),
+    rule("POST", "/api/config/reload", AuthClass::Admin, Endpoint::Reload),
     rule("GET", "/", AuthClass::Observe, Endpoint::StatusPage),
 ];
 
@@ -86,9 +71,7 @@ pub(super) fn configure(app: &mut ServiceConfig) {
         app.service(resource);
     }
     let nowhere = web::resource("/{path:.*}").to(unknown);
-    app.service(nowhere.wrap(from_fn(|request, next| {
-        guard(AuthClass::Public, request, next)
-    })));
+    app.service(nowhere.wrap(from_fn(|request, next| guard(AuthClass::Public, request, next))));
 }
 
 fn guarded(
@@ -134,12 +117,8 @@ async fn guard(
     };
     // Only an origin that was let in is named; there is no `*`, and no credentials.
     if let (Ok(()), Some(origin)) = (verdict, origin) {
-        response
-            .headers_mut()
-            .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        response
-            .headers_mut()
-            .insert(header::VARY, header::HeaderValue::from_static("origin"));
+        response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("origin"));
     }
     Ok(response)
 }
@@ -150,15 +129,9 @@ fn admit(class: AuthClass, request: &ServiceRequest) -> Result<(), Rejection> {
     };
     let shared = &gateway.shared;
     let snapshot = shared.cell.load();
-    let verdict = shared
-        .policy(&snapshot)
-        .admit(&facts(request.request()), class);
+    let verdict = shared.policy(&snapshot).admit(&facts(request.request()), class);
     if let Err(rejection) = &verdict {
-        shared
-            .metrics
-            .rejected
-            .with_label_values(&[rejection.label()])
-            .inc();
+        shared.metrics.rejected.with_label_values(&[rejection.label()]).inc();
     }
     verdict
 }
@@ -186,9 +159,5 @@ async fn unknown(request: actix_web::HttpRequest) -> HttpResponse {
 
 async fn wrong_method(request: actix_web::HttpRequest) -> HttpResponse {
     let message = format!("{} is not allowed on {}", request.method(), request.path());
-    plain(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        &message,
-    )
+    plain(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message)
 }

@@ -52,13 +52,8 @@ pub fn serve(
     let address = listener.local_addr()?;
     let connect = shared.cell.load().config.limits.timeouts.connect;
     let server = HttpServer::new(move || {
-        let gateway = Gateway {
-            shared: Arc::clone(&shared),
-            upstream: Upstream::new(connect),
-        };
-        App::new()
-            .app_data(Data::new(gateway))
-            .configure(routes::configure)
+        let gateway = Gateway { shared: Arc::clone(&shared), upstream: Upstream::new(connect) };
+        App::new().app_data(Data::new(gateway)).configure(routes::configure)
     })
     .workers(workers)
     .keep_alive(KEEP_ALIVE)
@@ -74,9 +69,5 @@ pub fn serve(
     .listen(listener)?
     .run();
     let handle = server.handle();
-    Ok(Listening {
-        address,
-        server,
-        handle,
-    })
+    Ok(Listening { address, server, handle })
 }

@@ -39,27 +39,21 @@ pub async fn show(gateway: Data<Gateway>) -> HttpResponse {
 }
 
 async fn rows(snapshot: &Snapshot) -> String {
-    let handles = snapshot
-        .config
-        .providers
-        .keys()
-        .filter_map(|id| snapshot.provider(id));
+    let handles = snapshot.config.providers.keys().filter_map(|id| snapshot.provider(id));
     let states = join_all(handles.map(|handle| async move { (handle, state(handle).await) })).await;
-    states
-        .iter()
-        .fold(String::new(), |mut html, (handle, state)| {
-            let spec = handle.spec();
-            // Writing into a string cannot fail.
-            let _ = write!(
-                html,
-                "<tr><td>{}<td>{}<td><code>{}</code><td>{}</tr>",
-                escape(spec.id.as_str()),
-                spec.adapter.name(),
-                escape(&spec.base_url),
-                escape(state),
-            );
-            html
-        })
+    states.iter().fold(String::new(), |mut html, (handle, state)| {
+        let spec = handle.spec();
+        // Writing into a string cannot fail.
+        let _ = write!(
+            html,
+            "<tr><td>{}<td>{}<td><code>{}</code><td>{}</tr>",
+            escape(spec.id.as_str()),
+            spec.adapter.name(),
+            escape(&spec.base_url),
+            escape(state),
+        );
+        html
+    })
 }
 
 async fn state(handle: &ProviderHandle) -> String {
@@ -75,16 +69,15 @@ async fn state(handle: &ProviderHandle) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.chars()
-        .fold(String::with_capacity(text.len()), |mut html, c| {
-            match c {
-                '<' => html.push_str("&lt;"),
-                '>' => html.push_str("&gt;"),
-                '&' => html.push_str("&amp;"),
-                '"' => html.push_str("&quot;"),
-                '\'' => html.push_str("&#39;"),
-                other => html.push(other),
-            }
-            html
-        })
+    text.chars().fold(String::with_capacity(text.len()), |mut html, c| {
+        match c {
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '&' => html.push_str("&amp;"),
+            '"' => html.push_str("&quot;"),
+            '\'' => html.push_str("&#39;"),
+            other => html.push(other),
+        }
+        html
+    })
 }

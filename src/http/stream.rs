@@ -59,9 +59,7 @@ impl AnswerBody {
         lifecycle: Arc<Lifecycle>,
         record: CallRecord,
     ) -> Self {
-        let tick_every = TICK
-            .min(limits.keepalive_interval)
-            .min(limits.timeouts.stall);
+        let tick_every = TICK.min(limits.keepalive_interval).min(limits.timeouts.stall);
         Self {
             exchange: Some(answer.exchange),
             emitter,
@@ -139,26 +137,21 @@ impl AnswerBody {
     fn tick(&mut self) {
         let now = Instant::now();
         self.tick.as_mut().reset(now + self.tick_every);
-        let overdue = self
-            .exchange
-            .as_ref()
-            .and_then(|exchange| exchange.overdue(now));
+        let overdue = self.exchange.as_ref().and_then(|exchange| exchange.overdue(now));
         if let Some(error) = overdue {
             self.fail(&error);
         } else if self.lifecycle.is_ending() {
             self.fail(&GatewayError::ShuttingDown);
-        } else if now - self.last_write >= self.keepalive {
-            let style = self.emitter.keepalive(&mut self.out);
+        } else if now - self.last_write >= self.keepalive
+            && let Some(style) = self.emitter.keepalive(&mut self.out)
+        {
             self.record.keepalive(style);
         }
     }
 }
 
 fn truncated() -> GatewayError {
-    GatewayError::Decode {
-        provider: "upstream".to_owned(),
-        error: DecodeError::Truncated,
-    }
+    GatewayError::Decode { provider: "upstream".to_owned(), error: DecodeError::Truncated }
 }
 
 /// Whether an event is something that a person or program waits for.
@@ -197,11 +190,7 @@ impl MessageBody for AnswerBody {
             this.last_write = Instant::now();
             return Poll::Ready(Some(Ok(this.out.split().freeze())));
         }
-        if this.exchange.is_none() {
-            Poll::Ready(None)
-        } else {
-            Poll::Pending
-        }
+        if this.exchange.is_none() { Poll::Ready(None) } else { Poll::Pending }
     }
 }
 

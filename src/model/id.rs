@@ -92,10 +92,6 @@ mod tests {
         assert_eq!(first, second);
         let distinct: std::collections::HashSet<_> = first.iter().collect();
         assert_eq!(distinct.len(), 100);
-        assert!(
-            first
-                .iter()
-                .all(|id| id.len() == 4 + 32 && id.starts_with("msg_"))
-        );
+        assert!(first.iter().all(|id| id.len() == 4 + 32 && id.starts_with("msg_")));
     }
 }

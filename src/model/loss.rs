@@ -78,30 +78,20 @@ impl Losses {
 
     /// The kinds that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (LossKind, u32)> + '_ {
-        LossKind::ALL
-            .into_iter()
-            .zip(self.0)
-            .filter(|(_, count)| *count > 0)
+        LossKind::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
     }
 }
 
 impl fmt::Debug for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.iter().map(|(kind, n)| (kind.label(), n)))
-            .finish()
+        f.debug_map().entries(self.iter().map(|(kind, n)| (kind.label(), n))).finish()
     }
 }
 
 impl fmt::Display for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (kind, count)) in self.iter().enumerate() {
-            write!(
-                f,
-                "{}{}={count}",
-                if n == 0 { "" } else { "," },
-                kind.label()
-            )?;
+            write!(f, "{}{}={count}", if n == 0 { "" } else { "," }, kind.label())?;
         }
         Ok(())
     }
@@ -117,10 +107,7 @@ mod tests {
         for kind in LossKind::ALL {
             losses.add(kind);
         }
-        assert_eq!(
-            losses.iter().filter(|(_, count)| *count == 1).count(),
-            LossKind::ALL.len()
-        );
+        assert_eq!(losses.iter().filter(|(_, count)| *count == 1).count(), LossKind::ALL.len());
         let labels: std::collections::HashSet<_> = LossKind::ALL.map(LossKind::label).into();
         assert_eq!(labels.len(), LossKind::ALL.len());
     }

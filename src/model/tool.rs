@@ -16,10 +16,7 @@ pub struct ToolName {
 impl ToolName {
     /// A tool outside any namespace.
     pub fn bare(name: impl Into<String>) -> Self {
-        Self {
-            namespace: None,
-            name: name.into(),
-        }
+        Self { namespace: None, name: name.into() }
     }
 
     /// The flat name an upstream sees: `namespace__name`, made of `[A-Za-z0-9_-]`, at most 64 long.
@@ -43,10 +40,7 @@ pub fn sanitize_wire_name(name: &str) -> Cow<'_, str> {
     let clean: Cow<'_, str> = if name.chars().all(legal) {
         name.into()
     } else {
-        name.chars()
-            .map(|c| if legal(c) { c } else { '_' })
-            .collect::<String>()
-            .into()
+        name.chars().map(|c| if legal(c) { c } else { '_' }).collect::<String>().into()
     };
     if clean.len() <= MAX_WIRE_NAME {
         return clean;
@@ -56,9 +50,7 @@ pub fn sanitize_wire_name(name: &str) -> Cow<'_, str> {
 
 /// FNV-1a, 32 bits: short, stable across builds, and collisions only cost a clearer error.
 fn fnv1a(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// How a call of the tool must look when it goes back to the caller.
@@ -114,16 +106,11 @@ mod tests {
 
     #[test]
     fn wire_names_are_legal_and_stay_apart() {
-        let name = |ns: &str, name: &str| ToolName {
-            namespace: Some(ns.into()),
-            name: name.into(),
-        };
+        let name =
+            |ns: &str, name: &str| ToolName { namespace: Some(ns.into()), name: name.into() };
         assert_eq!(name("mcp__srv", "echo").wire(), "mcp__srv__echo");
         assert_eq!(name("mcp.srv", "a b").wire(), "mcp_srv__a_b");
-        let (a, b) = (
-            name("ns", &"x".repeat(90)).wire(),
-            name("ns", &"x".repeat(91)).wire(),
-        );
+        let (a, b) = (name("ns", &"x".repeat(90)).wire(), name("ns", &"x".repeat(91)).wire());
         assert_eq!((a.len(), b.len()), (64, 64));
         assert_ne!(a, b);
     }

@@ -107,8 +107,7 @@ mod tests {
         assert_eq!(ids, sorted, "providers.toml is sorted by id");
         for (id, entry) in entries() {
             assert!(
-                id.chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'),
+                id.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'),
                 "{id} is kebab-case"
             );
             let url = url::Url::parse(&entry.base_url).unwrap_or_else(|e| panic!("{id}: {e}"));

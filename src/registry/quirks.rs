@@ -177,9 +177,7 @@ impl Quirks {
 
     /// The context window, if known, in tokens.
     pub fn context_window(&self, model: &str) -> Option<u64> {
-        by_model(self.model_context_windows.as_ref(), model)
-            .copied()
-            .or(self.context_window)
+        by_model(self.model_context_windows.as_ref(), model).copied().or(self.context_window)
     }
 
     /// Whether the model can see images.
@@ -230,10 +228,8 @@ impl Quirks {
 
 /// The highest supported effort that is not above `wanted`, else the lowest.
 fn nearest(supported: &[String], wanted: Effort) -> Option<String> {
-    let mut known: Vec<(Effort, &String)> = supported
-        .iter()
-        .filter_map(|label| Some((Effort::parse(label)?, label)))
-        .collect();
+    let mut known: Vec<(Effort, &String)> =
+        supported.iter().filter_map(|label| Some((Effort::parse(label)?, label))).collect();
     known.sort_by_key(|(effort, _)| *effort);
     known
         .iter()
@@ -249,22 +245,14 @@ fn family(model: &str) -> &str {
 
 /// Whether a list of models covers this one.
 pub fn lists(models: Option<&Vec<String>>, model: &str) -> bool {
-    models.is_some_and(|models| {
-        models
-            .iter()
-            .any(|entry| entry == model || entry == family(model))
-    })
+    models.is_some_and(|models| models.iter().any(|entry| entry == model || entry == family(model)))
 }
 
 fn by_model<'m, V>(map: Option<&'m BTreeMap<String, V>>, model: &str) -> Option<&'m V> {
     let map = map?;
-    map.get(model)
-        .or_else(|| map.get(family(model)))
-        .or_else(|| {
-            map.iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case(model))
-                .map(|(_, value)| value)
-        })
+    map.get(model).or_else(|| map.get(family(model))).or_else(|| {
+        map.iter().find(|(name, _)| name.eq_ignore_ascii_case(model)).map(|(_, value)| value)
+    })
 }
 
 #[cfg(test)]
@@ -277,10 +265,7 @@ mod tests {
 
     #[test]
     fn lists_cover_tags_and_own_keys_only() {
-        let quirks = Quirks {
-            no_vision_models: strings(&["gpt-oss", "a:b"]),
-            ..Quirks::default()
-        };
+        let quirks = Quirks { no_vision_models: strings(&["gpt-oss", "a:b"]), ..Quirks::default() };
         assert!(!quirks.sees_images("gpt-oss:120b"));
         assert!(!quirks.sees_images("a:b"));
         assert!(quirks.sees_images("a:c"));
@@ -289,10 +274,8 @@ mod tests {
 
     #[test]
     fn efforts_are_renamed_clamped_or_left_out() {
-        let supported = Quirks {
-            reasoning_efforts: strings(&["low", "high"]),
-            ..Quirks::default()
-        };
+        let supported =
+            Quirks { reasoning_efforts: strings(&["low", "high"]), ..Quirks::default() };
         for (wanted, sent) in [
             (Effort::None, None),
             (Effort::Minimal, Some("low")),
@@ -300,34 +283,18 @@ mod tests {
             (Effort::High, Some("high")),
             (Effort::Max, Some("high")),
         ] {
-            assert_eq!(
-                supported.wire_effort("m", wanted).as_deref(),
-                sent,
-                "{wanted:?}"
-            );
+            assert_eq!(supported.wire_effort("m", wanted).as_deref(), sent, "{wanted:?}");
         }
-        let only_high = Quirks {
-            reasoning_efforts: strings(&["high"]),
-            ..Quirks::default()
-        };
-        assert_eq!(
-            only_high.wire_effort("m", Effort::Low).as_deref(),
-            Some("high")
-        );
-        let never = Quirks {
-            reasoning_efforts: strings(&[]),
-            ..Quirks::default()
-        };
+        let only_high = Quirks { reasoning_efforts: strings(&["high"]), ..Quirks::default() };
+        assert_eq!(only_high.wire_effort("m", Effort::Low).as_deref(), Some("high"));
+        let never = Quirks { reasoning_efforts: strings(&[]), ..Quirks::default() };
         assert_eq!(never.wire_effort("m", Effort::High), None);
         let mapped = Quirks {
             reasoning_effort_map: Some([("xhigh".into(), "max".into())].into()),
             ..Quirks::default()
         };
         assert_eq!(mapped.wire_effort("m", Effort::Max).as_deref(), Some("max"));
-        let blunt = Quirks {
-            no_reasoning_models: strings(&["m"]),
-            ..Quirks::default()
-        };
+        let blunt = Quirks { no_reasoning_models: strings(&["m"]), ..Quirks::default() };
         assert_eq!(blunt.wire_effort("m:8b", Effort::High), None);
     }
 
@@ -338,23 +305,14 @@ mod tests {
             no_stream_options: Some(true),
             ..Quirks::default()
         };
-        let user = Quirks {
-            context_window: Some(5),
-            ..Quirks::default()
-        };
+        let user = Quirks { context_window: Some(5), ..Quirks::default() };
         let merged = registry.overlaid(&user);
-        assert_eq!(
-            (merged.context_window, merged.no_stream_options),
-            (Some(5), Some(true))
-        );
+        assert_eq!((merged.context_window, merged.no_stream_options), (Some(5), Some(true)));
     }
 
     #[test]
     fn a_bracket_suffix_is_stripped_only_where_flagged() {
-        let flagged = Quirks {
-            model_suffix_bracket_strip: Some(true),
-            ..Quirks::default()
-        };
+        let flagged = Quirks { model_suffix_bracket_strip: Some(true), ..Quirks::default() };
         assert_eq!(flagged.wire_model("glm-5.2[1m]"), "glm-5.2");
         assert_eq!(Quirks::default().wire_model("glm-5.2[1m]"), "glm-5.2[1m]");
     }

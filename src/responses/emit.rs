@@ -153,13 +153,8 @@ impl Emitter {
             Event::Finished(reason) => return self.finish(reason, out),
             Event::TextDelta(delta) => self.sequencer.text(delta, &mut self.pieces),
             Event::ReasoningDelta(delta) => self.sequencer.reasoning(delta, &mut self.pieces),
-            Event::CallStarted {
-                call,
-                call_id,
-                name,
-            } => {
-                self.sequencer
-                    .call_started(call, call_id, name, &mut self.pieces);
+            Event::CallStarted { call, call_id, name } => {
+                self.sequencer.call_started(call, call_id, name, &mut self.pieces);
             }
             Event::CallDelta { call, arguments } => {
                 self.retain(arguments.len())?;
@@ -171,26 +166,22 @@ impl Emitter {
     }
 
     /// Writes a sign of life, of the kind that every known client accepts.
-    pub fn keepalive(&mut self, out: &mut BytesMut) -> KeepaliveStyle {
+    pub fn keepalive(&mut self, out: &mut BytesMut) -> Option<KeepaliveStyle> {
+        if self.terminal.is_some() {
+            return None;
+        }
         if self.settings.relay && !self.started {
             // The upstream's own `response.created` must come first; a comment may precede it.
             out.extend_from_slice(b": keepalive\n\n");
-            return KeepaliveStyle::Comment;
+            return Some(KeepaliveStyle::Comment);
         }
         self.start(out);
         let sequence_number = self.sequence;
-        write_frame(
-            out,
-            "keepalive",
-            &Plain {
-                kind: "keepalive",
-                sequence_number,
-            },
-        );
+        write_frame(out, "keepalive", &Plain { kind: "keepalive", sequence_number });
         if !self.settings.relay {
             self.sequence += 1;
         }
-        KeepaliveStyle::Typed
+        Some(KeepaliveStyle::Typed)
     }
 
     /// Ends the answer with `response.failed`.
@@ -199,15 +190,12 @@ impl Emitter {
             return;
         }
         self.start(out);
-        match std::mem::replace(&mut self.open, Open::Nothing) {
-            // An open call must never look as if it could be run.
-            Open::Call(call) => self.abandon(&call, out),
-            open => self.close(open, out),
-        }
-        let error = ErrorField {
-            code: failure.stream_code,
-            message: &failure.message_with_delay(),
-        };
+        // What is open is left as it is. Codex runs a call as soon as its item is done, even with the
+        // status `incomplete` and no arguments (seen with 0.169.0), and keeps a message that is done,
+        // so that half an answer would be part of the next try.
+        self.open = Open::Nothing;
+        let error =
+            ErrorField { code: failure.stream_code, message: &failure.message_with_delay() };
         self.end(Terminal::Failed, "failed", Some(error), None, out);
     }
 
@@ -217,11 +205,8 @@ impl Emitter {
             return document;
         }
         let incomplete = self.terminal == Some(Terminal::Incomplete);
-        let (status, reason) = if incomplete {
-            ("incomplete", Some(MAX_OUTPUT))
-        } else {
-            ("completed", None)
-        };
+        let (status, reason) =
+            if incomplete { ("incomplete", Some(MAX_OUTPUT)) } else { ("completed", None) };
         let response = self.response(status, None, reason);
         // Our own types serialise.
         serde_json::to_vec(&response).unwrap_or_default().into()
@@ -229,9 +214,7 @@ impl Emitter {
 
     fn relay(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), Failure> {
         self.started = true;
-        self.sequence = frame
-            .sequence
-            .map_or(self.sequence, |sequence| sequence + 1);
+        self.sequence = frame.sequence.map_or(self.sequence, |sequence| sequence + 1);
         self.terminal = match frame.kind.as_str() {
             "response.completed" => Some(Terminal::Completed),
             "response.incomplete" => Some(Terminal::Incomplete),
@@ -257,27 +240,18 @@ impl Emitter {
             return Ok(());
         }
         if self.sequencer.has_open_call() && reason != FinishReason::Length {
-            return Err(Failure::answer(
-                "tool_call_cut",
-                "the answer ended inside a tool call",
-            ));
+            return Err(Failure::answer("tool_call_cut", "the answer ended inside a tool call"));
         }
         self.start(out);
         match std::mem::replace(&mut self.open, Open::Nothing) {
             // The limit struck inside the call: what there is of it must not be run.
-            Open::Call(call) => self.abandon(&call, out),
+            Open::Call(_) => {}
             open => self.close(open, out),
         }
         match reason {
             FinishReason::Stop => self.end(Terminal::Completed, "completed", None, None, out),
             FinishReason::Length => {
-                self.end(
-                    Terminal::Incomplete,
-                    "incomplete",
-                    None,
-                    Some(MAX_OUTPUT),
-                    out,
-                );
+                self.end(Terminal::Incomplete, "incomplete", None, Some(MAX_OUTPUT), out);
             }
             // Codex repeats a turn that ends `incomplete` for this reason five times, for the
             // same result; this code ends it at once and shows the message.
@@ -333,15 +307,7 @@ impl Emitter {
             let sequence_number = self.next_sequence();
             if self.settings.delivery == Delivery::Stream {
                 let response = self.response("in_progress", None, None);
-                write_frame(
-                    out,
-                    kind,
-                    &Lifecycle {
-                        kind,
-                        sequence_number,
-                        response,
-                    },
-                );
+                write_frame(out, kind, &Lifecycle { kind, sequence_number, response });
             }
         }
     }
@@ -386,16 +352,8 @@ impl Emitter {
             content: Vec::new(),
         };
         self.item_event(out, "response.output_item.added", &item);
-        self.part_event(
-            out,
-            "response.content_part.added",
-            &id,
-            &OutputText::new(String::new()),
-        );
-        self.open = Open::Message {
-            id,
-            text: String::new(),
-        };
+        self.part_event(out, "response.content_part.added", &id, &OutputText::new(String::new()));
+        self.open = Open::Message { id, text: String::new() };
     }
 
     fn reasoning(&mut self, delta: &str, out: &mut BytesMut) -> Result<(), Failure> {
@@ -406,20 +364,11 @@ impl Emitter {
         if !matches!(self.open, Open::Reasoning { .. }) {
             self.close_open(out);
             let id = self.ids.mint("rs");
-            let item = Item::Reasoning {
-                id: id.clone(),
-                summary: Vec::new(),
-            };
+            let item = Item::Reasoning { id: id.clone(), summary: Vec::new() };
             self.item_event(out, "response.output_item.added", &item);
-            let part = SummaryText {
-                kind: "summary_text",
-                text: String::new(),
-            };
+            let part = SummaryText { kind: "summary_text", text: String::new() };
             self.summary_part_event(out, "response.reasoning_summary_part.added", &id, &part);
-            self.open = Open::Reasoning {
-                id,
-                text: String::new(),
-            };
+            self.open = Open::Reasoning { id, text: String::new() };
         }
         let sequence_number = self.next_sequence();
         let (stream, output_index) = (self.streams(), self.items.len());
@@ -449,32 +398,19 @@ impl Emitter {
         out: &mut BytesMut,
     ) -> Result<(), Failure> {
         self.close_open(out);
-        let found = self
-            .settings
-            .tools
-            .iter()
-            .position(|tool| tool.wire_name == name);
+        let found = self.settings.tools.iter().position(|tool| tool.wire_name == name);
         let Some(tool) = found else {
             let message = format!("the model called `{}`, which is no tool of this turn", name);
             return Err(Failure::answer("undeclared_tool", message));
         };
-        let call_id = if call_id.is_empty() {
-            self.ids.mint("call")
-        } else {
-            call_id
-        };
+        let call_id = if call_id.is_empty() { self.ids.mint("call") } else { call_id };
         let prefix = match self.settings.tools[tool].kind {
             ToolKind::Function => "fc",
             ToolKind::Freeform => "ctc",
             ToolKind::Search => "tsc",
             ToolKind::LocalShell => "lsh",
         };
-        let call = OpenCall {
-            id: self.ids.mint(prefix),
-            call_id,
-            tool,
-            arguments: String::new(),
-        };
+        let call = OpenCall { id: self.ids.mint(prefix), call_id, tool, arguments: String::new() };
         let item = self.call_item(&call, "in_progress", Arguments::empty());
         self.item_event(out, "response.output_item.added", &item);
         self.open = Open::Call(call);
@@ -513,10 +449,8 @@ impl Emitter {
         let arguments = match Arguments::complete(tool.kind, &call.arguments) {
             Ok(arguments) => arguments,
             Err(reason) => {
-                let message = format!(
-                    "the arguments of `{}` are no JSON: {reason}",
-                    tool.wire_name
-                );
+                let message =
+                    format!("the arguments of `{}` are no JSON: {reason}", tool.wire_name);
                 self.open = Open::Call(call);
                 return Err(Failure::answer("malformed_tool_arguments", message));
             }
@@ -550,17 +484,9 @@ impl Emitter {
                         delta: input.clone(),
                     },
                 );
-                self.frame(
-                    out,
-                    "response.custom_tool_call_input.done",
-                    |kind, sequence_number| InputDone {
-                        kind,
-                        sequence_number,
-                        item_id: id,
-                        output_index,
-                        input,
-                    },
-                );
+                self.frame(out, "response.custom_tool_call_input.done", |kind, sequence_number| {
+                    InputDone { kind, sequence_number, item_id: id, output_index, input }
+                });
             }
             Arguments::Json(_) => {}
         }
@@ -568,11 +494,6 @@ impl Emitter {
         self.item_event(out, "response.output_item.done", &item);
         self.items.push(item);
         Ok(())
-    }
-
-    fn abandon(&mut self, call: &OpenCall, out: &mut BytesMut) {
-        let item = self.call_item(call, "incomplete", Arguments::empty());
-        self.item_event(out, "response.output_item.done", &item);
     }
 
     fn call_item(&self, call: &OpenCall, status: &'static str, arguments: Arguments) -> Item {
@@ -588,13 +509,9 @@ impl Emitter {
                 arguments: arguments.into_text(),
                 status,
             },
-            (ToolKind::Freeform, arguments) => Item::CustomToolCall {
-                id,
-                call_id,
-                name,
-                input: arguments.into_text(),
-                status,
-            },
+            (ToolKind::Freeform, arguments) => {
+                Item::CustomToolCall { id, call_id, name, input: arguments.into_text(), status }
+            }
             (ToolKind::Search, arguments) => Item::ToolSearchCall {
                 id,
                 call_id,
@@ -627,48 +544,33 @@ impl Emitter {
             }
             Open::Message { id, text } => {
                 let part = OutputText::new(text);
-                self.frame(out, "response.output_text.done", |kind, sequence_number| {
-                    TextDone {
-                        kind,
-                        sequence_number,
-                        item_id: &id,
-                        output_index,
-                        content_index: 0,
-                        text: &part.text,
-                        logprobs: [],
-                    }
+                self.frame(out, "response.output_text.done", |kind, sequence_number| TextDone {
+                    kind,
+                    sequence_number,
+                    item_id: &id,
+                    output_index,
+                    content_index: 0,
+                    text: &part.text,
+                    logprobs: [],
                 });
                 self.part_event(out, "response.content_part.done", &id, &part);
                 let content = vec![part];
-                Item::Message {
-                    id,
-                    status: "completed",
-                    role: "assistant",
-                    content,
-                }
+                Item::Message { id, status: "completed", role: "assistant", content }
             }
             Open::Reasoning { id, text } => {
-                let part = SummaryText {
-                    kind: "summary_text",
-                    text,
-                };
-                self.frame(
-                    out,
-                    "response.reasoning_summary_text.done",
-                    |kind, sequence_number| SummaryDone {
+                let part = SummaryText { kind: "summary_text", text };
+                self.frame(out, "response.reasoning_summary_text.done", |kind, sequence_number| {
+                    SummaryDone {
                         kind,
                         sequence_number,
                         item_id: &id,
                         output_index,
                         summary_index: 0,
                         text: &part.text,
-                    },
-                );
+                    }
+                });
                 self.summary_part_event(out, "response.reasoning_summary_part.done", &id, &part);
-                Item::Reasoning {
-                    id,
-                    summary: vec![part],
-                }
+                Item::Reasoning { id, summary: vec![part] }
             }
         };
         self.item_event(out, "response.output_item.done", &item);
@@ -694,15 +596,7 @@ impl Emitter {
             Terminal::Failed => "response.failed",
         };
         let response = self.response(status, error, incomplete);
-        write_frame(
-            out,
-            kind,
-            &Lifecycle {
-                kind,
-                sequence_number,
-                response,
-            },
-        );
+        write_frame(out, kind, &Lifecycle { kind, sequence_number, response });
         out.extend_from_slice(DONE);
     }
 
@@ -845,14 +739,11 @@ impl Arguments {
 /// `{"type": "exec", …}` around what the model filled in.
 fn shell_action(arguments: Box<RawValue>) -> Box<RawValue> {
     use crate::wire::json::{Edit, edit_object};
-    edit_object(
-        arguments.get().as_bytes(),
-        &[("type", Edit::Set("\"exec\"".into()))],
-    )
-    .ok()
-    .and_then(|json| String::from_utf8(json).ok())
-    .and_then(|json| RawValue::from_string(json).ok())
-    .unwrap_or(arguments)
+    edit_object(arguments.get().as_bytes(), &[("type", Edit::Set("\"exec\"".into()))])
+        .ok()
+        .and_then(|json| String::from_utf8(json).ok())
+        .and_then(|json| RawValue::from_string(json).ok())
+        .unwrap_or(arguments)
 }
 
 #[derive(Debug, Serialize)]
@@ -910,12 +801,7 @@ struct OutputText {
 
 impl OutputText {
     fn new(text: String) -> Self {
-        Self {
-            kind: "output_text",
-            text,
-            annotations: [],
-            logprobs: [],
-        }
+        Self { kind: "output_text", text, annotations: [], logprobs: [] }
     }
 }
 
@@ -989,9 +875,7 @@ impl From<Usage> for UsageField {
                 cache_write_tokens: usage.cache_write,
             },
             output_tokens: usage.output,
-            output_tokens_details: OutputDetails {
-                reasoning_tokens: usage.reasoning,
-            },
+            output_tokens_details: OutputDetails { reasoning_tokens: usage.reasoning },
             total_tokens: usage.input.saturating_add(usage.output),
         }
     }

@@ -47,12 +47,7 @@ impl Failure {
             failure: &'a Failure,
             param: Option<()>,
         }
-        let document = Document {
-            error: Body {
-                failure: self,
-                param: None,
-            },
-        };
+        let document = Document { error: Body { failure: self, param: None } };
         // Plain text fields cannot fail to serialise.
         serde_json::to_vec(&document).unwrap_or_default()
     }

@@ -112,8 +112,7 @@ impl Conversation {
             summary
         };
         let encrypted = item.encrypted_content.non_empty().map(str::to_owned);
-        self.pending
-            .push(AssistantPart::Reasoning { text, encrypted });
+        self.pending.push(AssistantPart::Reasoning { text, encrypted });
     }
 
     fn function_call(&mut self, item: &Item<'_>) {
@@ -137,30 +136,14 @@ impl Conversation {
     }
 
     fn search_call(&mut self, item: &Item<'_>) {
-        let id = item
-            .call_id
-            .non_empty()
-            .or(item.id.get())
-            .unwrap_or_default();
-        let text = item
-            .arguments
-            .map(|raw| raw.get().to_owned())
-            .unwrap_or_default();
+        let id = item.call_id.non_empty().or(item.id.get()).unwrap_or_default();
+        let text = item.arguments.map(|raw| raw.get().to_owned()).unwrap_or_default();
         let arguments = self.object_text(text);
-        self.call(
-            id,
-            ToolName::bare("tool_search"),
-            ToolKind::Search,
-            arguments,
-        );
+        self.call(id, ToolName::bare("tool_search"), ToolKind::Search, arguments);
     }
 
     fn shell_call(&mut self, item: &Item<'_>) {
-        let id = item
-            .call_id
-            .non_empty()
-            .or(item.id.get())
-            .unwrap_or_default();
+        let id = item.call_id.non_empty().or(item.id.get()).unwrap_or_default();
         let action = item.action.map(RawValue::get).unwrap_or("{}");
         let arguments = edit_object(action.as_bytes(), &[("type", Edit::Remove)])
             .ok()
@@ -174,12 +157,7 @@ impl Conversation {
 
     fn call(&mut self, call_id: &str, name: ToolName, kind: ToolKind, arguments: String) {
         self.calls.insert(call_id.to_owned(), name.clone());
-        let call = ToolCall {
-            call_id: call_id.to_owned(),
-            name,
-            kind,
-            arguments,
-        };
+        let call = ToolCall { call_id: call_id.to_owned(), name, kind, arguments };
         self.assistant(AssistantPart::Call(call));
     }
 
@@ -195,28 +173,16 @@ impl Conversation {
             "No tools matched.".to_owned()
         } else {
             // The exact names, else models search again and again.
-            format!(
-                "These tools can be called now, by exactly these names: {}",
-                names.join(", ")
-            )
+            format!("These tools can be called now, by exactly these names: {}", names.join(", "))
         };
         self.push_result(item, vec![Part::Text(text)]);
     }
 
     fn push_result(&mut self, item: &Item<'_>, content: Vec<Part>) {
         self.pending.clear();
-        let call_id = item
-            .call_id
-            .non_empty()
-            .or(item.id.get())
-            .unwrap_or_default()
-            .to_owned();
+        let call_id = item.call_id.non_empty().or(item.id.get()).unwrap_or_default().to_owned();
         let name = self.calls.get(&call_id).cloned();
-        self.messages.push(Message::ToolResult(ToolResult {
-            call_id,
-            name,
-            content,
-        }));
+        self.messages.push(Message::ToolResult(ToolResult { call_id, name, content }));
     }
 
     fn compaction(&mut self, item: &Item<'_>) {
@@ -291,10 +257,7 @@ fn part(item: &Obj<ContentPart<'_>>, losses: &mut Losses) -> Option<Part> {
         "input_text" | "text" | "output_text" | "summary_text" | "reasoning_text" => {
             part.text.get().map(|text| Part::Text(text.to_owned()))
         }
-        "refusal" => Some(Part::Text(format!(
-            "[refusal: {}]",
-            part.refusal.or_empty()
-        ))),
+        "refusal" => Some(Part::Text(format!("[refusal: {}]", part.refusal.or_empty()))),
         // What one agent wrote to another; models other than OpenAI's write it in the clear.
         "encrypted_content" => Some(Part::Text(part.encrypted_content.or_empty().to_owned())),
         "input_image" | "image_url" => Some(image(part, losses)),
@@ -326,21 +289,14 @@ fn image(part: &ContentPart<'_>, losses: &mut Losses) -> Part {
         }
         None => {
             losses.add(LossKind::Image);
-            Part::Text(format!(
-                "[image: {}]",
-                part.file_id.non_empty().unwrap_or("?")
-            ))
+            Part::Text(format!("[image: {}]", part.file_id.non_empty().unwrap_or("?")))
         }
     }
 }
 
 fn file(part: &ContentPart<'_>, losses: &mut Losses) -> Part {
     losses.add(LossKind::File);
-    let name = part
-        .filename
-        .non_empty()
-        .or(part.file_id.non_empty())
-        .unwrap_or("?");
+    let name = part.filename.non_empty().or(part.file_id.non_empty()).unwrap_or("?");
     Part::Text(format!("[file: {name}]"))
 }
 
@@ -380,24 +336,15 @@ mod tests {
             {"type": "custom_tool_call_output", "call_id": "c2", "output": "two"},
         ]));
         assert_eq!(built.messages.len(), 5);
-        let Message::Assistant(parts) = &built.messages[2] else {
-            panic!("{:?}", built.messages)
-        };
+        let Message::Assistant(parts) = &built.messages[2] else { panic!("{:?}", built.messages) };
         assert_eq!(parts.len(), 4);
         assert_eq!(
             parts[0],
-            AssistantPart::Reasoning {
-                text: "hm".into(),
-                encrypted: Some("blob".into())
-            }
+            AssistantPart::Reasoning { text: "hm".into(), encrypted: Some("blob".into()) }
         );
-        let AssistantPart::Call(patch) = &parts[3] else {
-            panic!()
-        };
+        let AssistantPart::Call(patch) = &parts[3] else { panic!() };
         assert_eq!(patch.arguments, r#"{"input":"*** \"p\""}"#);
-        let Message::ToolResult(first) = &built.messages[3] else {
-            panic!()
-        };
+        let Message::ToolResult(first) = &built.messages[3] else { panic!() };
         assert_eq!(first.name.as_ref().unwrap().wire(), "mcp__s__a");
         assert_eq!(
             first.content[1],
@@ -424,9 +371,7 @@ mod tests {
             built.losses.to_string(),
             "image=1,file=1,unknown_item=6,unknown_part=2,hosted_item=1,tool_arguments=1"
         );
-        let Message::Assistant(calls) = &built.messages[0] else {
-            panic!()
-        };
+        let Message::Assistant(calls) = &built.messages[0] else { panic!() };
         let arguments: Vec<_> = calls
             .iter()
             .map(|part| match part {
@@ -448,9 +393,7 @@ mod tests {
             {"type": "tool_search_output", "call_id": "s1", "tools": [
                 {"type": "namespace", "name": "mcp__srv", "tools": [{"type": "function", "name": "echo"}]}]},
         ]));
-        let Message::ToolResult(result) = &built.messages[1] else {
-            panic!()
-        };
+        let Message::ToolResult(result) = &built.messages[1] else { panic!() };
         assert!(
             matches!(&result.content[0], Part::Text(text) if text.ends_with(": mcp__srv__echo"))
         );

@@ -40,10 +40,7 @@ pub enum ParseError {
 
 impl ParseError {
     pub(super) fn invalid(pointer: &str, reason: impl Into<String>) -> Self {
-        Self::Invalid {
-            pointer: pointer.to_owned(),
-            reason: reason.into(),
-        }
+        Self::Invalid { pointer: pointer.to_owned(), reason: reason.into() }
     }
 }
 
@@ -54,11 +51,7 @@ impl ParseError {
 /// When the body is not a JSON object, a documented field has the wrong type, `model` is missing,
 /// or `tool_choice` names no tool. Unknown fields, items, parts and tools are never an error.
 pub fn parse(raw: Bytes) -> Result<Call, ParseError> {
-    if raw
-        .trim_ascii_start()
-        .first()
-        .is_some_and(|first| *first == b'[')
-    {
+    if raw.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
         // serde would read a list as the fields in order.
         return Err(ParseError::invalid("/", "the body must be a JSON object"));
     }
@@ -70,18 +63,12 @@ pub fn parse(raw: Bytes) -> Result<Call, ParseError> {
         .to_owned();
 
     let mut conversation = Conversation::default();
-    conversation
-        .system
-        .extend(body.instructions.non_empty().map(str::to_owned));
-    conversation
-        .tools
-        .add_all(body.tools.list(), &mut conversation.losses);
+    conversation.system.extend(body.instructions.non_empty().map(str::to_owned));
+    conversation.tools.add_all(body.tools.list(), &mut conversation.losses);
     match &body.input {
         TextOrList::Nothing => {}
         TextOrList::Text(text) => {
-            conversation
-                .messages
-                .push(Message::User(vec![Part::Text(text.clone().into_owned())]));
+            conversation.messages.push(Message::User(vec![Part::Text(text.clone().into_owned())]));
         }
         TextOrList::List(items) => {
             for item in items {
@@ -92,13 +79,7 @@ pub fn parse(raw: Bytes) -> Result<Call, ParseError> {
             }
         }
     }
-    let Conversation {
-        system,
-        messages,
-        tools,
-        losses,
-        ..
-    } = conversation;
+    let Conversation { system, messages, tools, losses, .. } = conversation;
     let mut tools = tools.into_tools();
     let tool_choice = tool_choice(body.tool_choice, &mut tools)?;
     let reasoning = reasoning(&body);
@@ -154,10 +135,7 @@ fn reasoning(body: &Body<'_>) -> Reasoning {
     };
     Reasoning {
         effort: field.effort.get().and_then(Effort::parse),
-        show: field
-            .summary
-            .non_empty()
-            .is_some_and(|summary| summary != "none"),
+        show: field.summary.non_empty().is_some_and(|summary| summary != "none"),
     }
 }
 
@@ -165,18 +143,16 @@ fn output_format(body: &Body<'_>) -> OutputFormat {
     let format = body.text.0.as_ref().and_then(|text| text.format.0.as_ref());
     match format {
         Some(Format { kind, .. }) if kind.get() == Some("json_object") => OutputFormat::JsonObject,
-        Some(Format {
-            kind,
-            name,
-            description,
-            schema: Some(schema),
-            strict,
-        }) if kind.get() == Some("json_schema") => OutputFormat::JsonSchema(JsonSchemaFormat {
-            name: name.non_empty().unwrap_or("response").to_owned(),
-            description: description.non_empty().map(str::to_owned),
-            schema: (*schema).to_owned(),
-            strict: *strict,
-        }),
+        Some(Format { kind, name, description, schema: Some(schema), strict })
+            if kind.get() == Some("json_schema") =>
+        {
+            OutputFormat::JsonSchema(JsonSchemaFormat {
+                name: name.non_empty().unwrap_or("response").to_owned(),
+                description: description.non_empty().map(str::to_owned),
+                schema: (*schema).to_owned(),
+                strict: *strict,
+            })
+        }
         _ => OutputFormat::Text,
     }
 }
@@ -185,10 +161,9 @@ fn stop_list(stop: &TextOrList<'_, Str<'_>>) -> Vec<String> {
     match stop {
         TextOrList::Nothing => Vec::new(),
         TextOrList::Text(text) => vec![text.clone().into_owned()],
-        TextOrList::List(list) => list
-            .iter()
-            .filter_map(|text| text.get().map(str::to_owned))
-            .collect(),
+        TextOrList::List(list) => {
+            list.iter().filter_map(|text| text.get().map(str::to_owned)).collect()
+        }
     }
 }
 
@@ -204,19 +179,14 @@ mod tests {
     }
 
     fn refused(json: &str) -> String {
-        parse(Bytes::copy_from_slice(json.as_bytes()))
-            .expect_err(json)
-            .to_string()
+        parse(Bytes::copy_from_slice(json.as_bytes())).expect_err(json).to_string()
     }
 
     #[test]
     fn the_smallest_body_is_enough() {
         let call = ok(r#"{"model":"m","input":"hi","reasoning":null,"tools":null,"stop":null}"#);
         assert_eq!((call.model.as_str(), call.prompt.stream), ("m", false));
-        assert_eq!(
-            call.prompt.messages,
-            [Message::User(vec![Part::Text("hi".into())])]
-        );
+        assert_eq!(call.prompt.messages, [Message::User(vec![Part::Text("hi".into())])]);
         assert_eq!(call.prompt.tool_choice, ToolChoice::Unstated);
         assert!(ok(r#"{"model":"m"}"#).prompt.messages.is_empty());
     }
@@ -230,24 +200,13 @@ mod tests {
         );
         let prompt = call.prompt;
         assert_eq!(prompt.system, ["sys"]);
-        assert_eq!(
-            prompt.reasoning,
-            Reasoning {
-                effort: Some(Effort::Max),
-                show: true
-            }
-        );
+        assert_eq!(prompt.reasoning, Reasoning { effort: Some(Effort::Max), show: true });
         assert_eq!(prompt.sampling.stop, ["X"]);
         assert!(
             matches!(prompt.output, OutputFormat::JsonSchema(format) if format.strict == Some(true))
         );
         for quiet in [r#"{"summary":"none"}"#, r#"{"effort":"low"}"#, "7"] {
-            assert!(
-                !ok(&format!(r#"{{"model":"m","reasoning":{quiet}}}"#))
-                    .prompt
-                    .reasoning
-                    .show
-            );
+            assert!(!ok(&format!(r#"{{"model":"m","reasoning":{quiet}}}"#)).prompt.reasoning.show);
         }
     }
 
@@ -255,20 +214,10 @@ mod tests {
     fn a_refusal_names_the_place() {
         assert!(refused("{").starts_with("invalid JSON body"));
         assert!(refused("").starts_with("invalid JSON body"));
-        assert_eq!(
-            refused("{}"),
-            "invalid request at /model: a model name is required"
-        );
-        assert!(
-            refused("[]").contains("invalid request at /:"),
-            "{}",
-            refused("[]")
-        );
+        assert_eq!(refused("{}"), "invalid request at /model: a model name is required");
+        assert!(refused("[]").contains("invalid request at /:"), "{}", refused("[]"));
         let text = refused(r#"{"model":"m","temperature":"hot"}"#);
-        assert!(
-            text.contains("/temperature") && text.contains("number"),
-            "{text}"
-        );
+        assert!(text.contains("/temperature") && text.contains("number"), "{text}");
     }
 
     proptest! {

@@ -28,13 +28,7 @@ pub(super) struct Sequencer {
 enum Waiting {
     Text(String),
     Reasoning(String),
-    Call {
-        call: CallKey,
-        call_id: String,
-        name: String,
-        arguments: String,
-        ended: bool,
-    },
+    Call { call: CallKey, call_id: String, name: String, arguments: String, ended: bool },
 }
 
 impl Sequencer {
@@ -70,13 +64,7 @@ impl Sequencer {
             return out.push(Piece::CallStart { call_id, name });
         }
         let arguments = String::new();
-        self.waiting.push_back(Waiting::Call {
-            call,
-            call_id,
-            name,
-            arguments,
-            ended: false,
-        });
+        self.waiting.push_back(Waiting::Call { call, call_id, name, arguments, ended: false });
     }
 
     pub fn call_delta(&mut self, call: CallKey, delta: String, out: &mut Vec<Piece>) {
@@ -107,12 +95,9 @@ impl Sequencer {
 
     fn waiting_call(&mut self, wanted: CallKey) -> Option<(&mut String, &mut bool)> {
         self.waiting.iter_mut().find_map(|waiting| match waiting {
-            Waiting::Call {
-                call,
-                arguments,
-                ended,
-                ..
-            } if *call == wanted => Some((arguments, ended)),
+            Waiting::Call { call, arguments, ended, .. } if *call == wanted => {
+                Some((arguments, ended))
+            }
             _ => None,
         })
     }
@@ -124,13 +109,7 @@ impl Sequencer {
             match next {
                 Waiting::Text(text) => out.push(Piece::Text(text)),
                 Waiting::Reasoning(text) => out.push(Piece::Reasoning(text)),
-                Waiting::Call {
-                    call,
-                    call_id,
-                    name,
-                    arguments,
-                    ended,
-                } => {
+                Waiting::Call { call, call_id, name, arguments, ended } => {
                     out.push(Piece::CallStart { call_id, name });
                     if !arguments.is_empty() {
                         out.push(Piece::CallDelta(arguments));
@@ -163,10 +142,8 @@ mod tests {
         sequencer.call_ended(1, &mut out);
         sequencer.call_ended(0, &mut out);
         sequencer.call_delta(7, "for a call that never was".into(), &mut out);
-        let start = |id: &str, name: &str| Piece::CallStart {
-            call_id: id.into(),
-            name: name.into(),
-        };
+        let start =
+            |id: &str, name: &str| Piece::CallStart { call_id: id.into(), name: name.into() };
         assert_eq!(
             out,
             [

@@ -32,10 +32,7 @@ impl ToolList {
         losses: &mut Losses,
     ) -> Vec<String> {
         let mut names = Vec::new();
-        for declaration in declarations
-            .iter()
-            .filter_map(|declaration| declaration.0.as_ref())
-        {
+        for declaration in declarations.iter().filter_map(|declaration| declaration.0.as_ref()) {
             self.add(declaration, None, losses, &mut names);
         }
         names
@@ -55,16 +52,8 @@ impl ToolList {
     ) {
         let kind = declaration.kind.get().unwrap_or("function");
         if kind == "namespace" {
-            let inner = declaration
-                .name
-                .non_empty()
-                .filter(|name| *name != FLAT_NAMESPACE);
-            for tool in declaration
-                .tools
-                .list()
-                .iter()
-                .filter_map(|tool| tool.0.as_ref())
-            {
+            let inner = declaration.name.non_empty().filter(|name| *name != FLAT_NAMESPACE);
+            for tool in declaration.tools.list().iter().filter_map(|tool| tool.0.as_ref()) {
                 self.add(tool, inner.or(namespace), losses, names);
             }
             return;
@@ -72,11 +61,7 @@ impl ToolList {
         match build(kind, declaration, namespace, losses) {
             Some(tool) => {
                 names.push(tool.wire_name.clone());
-                if self
-                    .tools
-                    .iter()
-                    .all(|known| known.wire_name != tool.wire_name)
-                {
+                if self.tools.iter().all(|known| known.wire_name != tool.wire_name) {
                     self.tools.push(tool);
                 }
             }
@@ -94,17 +79,11 @@ fn build(
     let nested = NestedFunction::default();
     let nested = declaration.function.0.as_ref().unwrap_or(&nested);
     let name = declaration.name.non_empty().or(nested.name.non_empty());
-    let description = declaration
-        .description
-        .get()
-        .or(nested.description.get())
-        .unwrap_or_default();
+    let description =
+        declaration.description.get().or(nested.description.get()).unwrap_or_default();
     let parameters = declaration.parameters.or(nested.parameters);
     let tool = |name: &str, kind, description: Cow<'_, str>, parameters| {
-        let name = ToolName {
-            namespace: namespace.map(str::to_owned),
-            name: name.to_owned(),
-        };
+        let name = ToolName { namespace: namespace.map(str::to_owned), name: name.to_owned() };
         Tool {
             wire_name: name.wire(),
             name,
@@ -123,12 +102,7 @@ fn build(
             if declaration.format.is_some_and(is_grammar) {
                 losses.add(LossKind::ToolGrammar);
             }
-            tool(
-                name?,
-                ToolKind::Freeform,
-                freeform_description(description),
-                freeform_schema(),
-            )
+            tool(name?, ToolKind::Freeform, freeform_description(description), freeform_schema())
         }
         "tool_search" => {
             let schema = parameters.map_or_else(search_schema, object_schema);
@@ -233,8 +207,7 @@ fn flatten_root(root: &mut Map<String, Value>) {
         }
     }
     root.insert("type".into(), "object".into());
-    root.entry("properties")
-        .or_insert_with(|| Map::new().into());
+    root.entry("properties").or_insert_with(|| Map::new().into());
 }
 
 fn merge_branches(root: &mut Map<String, Value>, branches: &[Value], requires_all: bool) {
@@ -244,9 +217,7 @@ fn merge_branches(root: &mut Map<String, Value>, branches: &[Value], requires_al
     let mut required: Option<Vec<Value>> = None;
     for branch in branches.iter().filter(|branch| branch.is_object()) {
         if let Some(properties) = branch["properties"].as_object() {
-            let into = root
-                .entry("properties")
-                .or_insert_with(|| Map::new().into());
+            let into = root.entry("properties").or_insert_with(|| Map::new().into());
             for (name, schema) in properties {
                 if let Some(into) = into.as_object_mut() {
                     into.entry(name).or_insert_with(|| schema.clone());
@@ -341,10 +312,7 @@ pub(super) fn tool_choice(
 }
 
 fn named(choice: &Value, tools: &[Tool]) -> Result<String, ParseError> {
-    let name = choice["name"]
-        .as_str()
-        .or(choice["function"]["name"].as_str())
-        .unwrap_or_default();
+    let name = choice["name"].as_str().or(choice["function"]["name"].as_str()).unwrap_or_default();
     let namespace = choice["namespace"].as_str();
     tools
         .iter()
@@ -365,11 +333,7 @@ fn allowed(choice: &Value, tools: &mut Vec<Tool>) -> Result<ToolChoice, ParseErr
         }
     }
     tools.retain(|tool| names.contains(&tool.wire_name));
-    Ok(if choice["mode"] == "required" {
-        ToolChoice::Required
-    } else {
-        ToolChoice::Auto
-    })
+    Ok(if choice["mode"] == "required" { ToolChoice::Required } else { ToolChoice::Auto })
 }
 
 #[cfg(test)]
@@ -406,10 +370,7 @@ mod tests {
             {"type": "web_search"}, {"type": "file_search"}, 7,
             {"type": "function", "name": "f", "description": "again"},
         ]));
-        let seen: Vec<_> = tools
-            .iter()
-            .map(|t| (t.wire_name.as_str(), t.kind))
-            .collect();
+        let seen: Vec<_> = tools.iter().map(|t| (t.wire_name.as_str(), t.kind)).collect();
         assert_eq!(
             seen,
             [
@@ -424,11 +385,7 @@ mod tests {
             ]
         );
         assert_eq!(losses.to_string(), "hosted_tool=2,tool_grammar=1");
-        assert!(
-            tools
-                .iter()
-                .all(|tool| tool.parameters.get().starts_with("{\"type\":\"object\""))
-        );
+        assert!(tools.iter().all(|tool| tool.parameters.get().starts_with("{\"type\":\"object\"")));
     }
 
     #[test]
@@ -446,18 +403,9 @@ mod tests {
 
     #[test]
     fn roots_that_are_no_objects_become_objects() {
-        assert_eq!(
-            schema_of(json!({"properties": {"a": {}}}))["type"],
-            "object"
-        );
-        assert_eq!(
-            schema_of(json!({"type": ["object", "null"]}))["type"],
-            "object"
-        );
-        assert_eq!(
-            schema_of(json!(null)),
-            json!({"type": "object", "properties": {}})
-        );
+        assert_eq!(schema_of(json!({"properties": {"a": {}}}))["type"], "object");
+        assert_eq!(schema_of(json!({"type": ["object", "null"]}))["type"], "object");
+        assert_eq!(schema_of(json!(null)), json!({"type": "object", "properties": {}}));
         let a = json!({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a", "k"]});
         let b = json!({"type": "object", "properties": {"b": {}}, "required": ["k"]});
         let any = schema_of(json!({"anyOf": [a, b]}));
@@ -475,10 +423,7 @@ mod tests {
             "encrypted": {"type": "boolean", "default": {"encrypted": true}},
         }}));
         assert!(schema["properties"]["message"].get("encrypted").is_none());
-        assert_eq!(
-            schema["properties"]["encrypted"]["default"]["encrypted"],
-            true
-        );
+        assert_eq!(schema["properties"]["encrypted"]["default"]["encrypted"], true);
     }
 
     #[test]
@@ -491,20 +436,11 @@ mod tests {
             let mut tools = tools.clone();
             tool_choice(Some(&raw), &mut tools).map(|choice| (choice, tools.len()))
         };
-        assert_eq!(
-            choose(json!("required")).unwrap(),
-            (ToolChoice::Required, 2)
-        );
+        assert_eq!(choose(json!("required")).unwrap(), (ToolChoice::Required, 2));
         assert_eq!(choose(json!(null)).unwrap(), (ToolChoice::Unstated, 2));
-        assert_eq!(
-            choose(json!({"type": "web_search"})).unwrap(),
-            (ToolChoice::Auto, 2)
-        );
+        assert_eq!(choose(json!({"type": "web_search"})).unwrap(), (ToolChoice::Auto, 2));
         let forced = json!({"type": "function", "namespace": "ns", "name": "a"});
-        assert_eq!(
-            choose(forced.clone()).unwrap(),
-            (ToolChoice::Named("ns__a".into()), 2)
-        );
+        assert_eq!(choose(forced.clone()).unwrap(), (ToolChoice::Named("ns__a".into()), 2));
         let some = json!({"type": "allowed_tools", "mode": "required", "tools": [forced]});
         assert_eq!(choose(some).unwrap(), (ToolChoice::Required, 1));
         let error = choose(json!({"type": "function", "name": "zzz"})).unwrap_err();
@@ -513,16 +449,8 @@ mod tests {
 
     #[test]
     fn literal_schemas_are_valid() {
-        for schema in [
-            empty_schema(),
-            freeform_schema(),
-            search_schema(),
-            shell_schema(),
-        ] {
-            assert_eq!(
-                serde_json::from_str::<Value>(schema.get()).unwrap()["type"],
-                "object"
-            );
+        for schema in [empty_schema(), freeform_schema(), search_schema(), shell_schema()] {
+            assert_eq!(serde_json::from_str::<Value>(schema.get()).unwrap()["type"], "object");
         }
     }
 }

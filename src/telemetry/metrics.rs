@@ -117,12 +117,9 @@ pub struct Metrics {
     pub watch_healthy: IntGauge,
 }
 
-const DURATIONS: [f64; 15] = [
-    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0,
-];
-const FIRST_TOKEN: [f64; 12] = [
-    0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0,
-];
+const DURATIONS: [f64; 15] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0];
+const FIRST_TOKEN: [f64; 12] = [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0];
 const RELOADS: [f64; 8] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 impl Default for Metrics {
@@ -149,10 +146,7 @@ impl Metrics {
         };
         let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
             let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-            register(
-                &registry,
-                HistogramVec::new(opts, labels).expect("a sound name"),
-            )
+            register(&registry, HistogramVec::new(opts, labels).expect("a sound name"))
         };
         let metrics = Self {
             requests: counter(
@@ -215,11 +209,7 @@ impl Metrics {
                 "Requests refused before they were read.",
                 &["reason"],
             ),
-            provider_up: gauges(
-                "ocx_provider_up",
-                "1 if a provider takes calls.",
-                &["provider"],
-            ),
+            provider_up: gauges("ocx_provider_up", "1 if a provider takes calls.", &["provider"]),
             provider_state: gauges(
                 "ocx_provider_state",
                 "One-hot state of a provider.",
@@ -262,10 +252,7 @@ impl Metrics {
                 .expect("a sound name"),
             ),
             generation: gauge("ocx_config_generation", "Number of the config that runs."),
-            diverged: gauge(
-                "ocx_config_diverged",
-                "1 if the file differs from what runs.",
-            ),
+            diverged: gauge("ocx_config_diverged", "1 if the file differs from what runs."),
             draining: gauge(
                 "ocx_config_draining_generations",
                 "Former configs that still serve streams.",
@@ -283,9 +270,7 @@ impl Metrics {
     fn register_process(&self) {
         let info = IntGaugeVec::new(Opts::new("ocx_build_info", "Version of ocx."), &["version"])
             .expect("a sound name");
-        register(&self.registry, info)
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1);
+        register(&self.registry, info).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let process = prometheus::process_collector::ProcessCollector::for_self();
         // Without /proc there are no process metrics, and nothing else is missing.
         let _ = self.registry.register(Box::new(process));
@@ -307,20 +292,15 @@ impl Metrics {
                 .set(i64::from(known == state));
         }
         let up = matches!(state, "ready" | "cooling");
-        self.provider_up
-            .with_label_values(&[provider])
-            .set(i64::from(up));
+        self.provider_up.with_label_values(&[provider]).set(i64::from(up));
     }
 
     /// Notes that a config has been taken.
     pub fn reload_taken(&self, generation: u64) {
-        self.generation
-            .set(generation.try_into().unwrap_or(i64::MAX));
+        self.generation.set(generation.try_into().unwrap_or(i64::MAX));
         self.reload_successful.set(1);
         self.diverged.set(0);
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         self.reload_success_time.set(now.as_secs_f64());
     }
 
@@ -334,34 +314,20 @@ impl Metrics {
             &self.translation_drops,
             &self.model_fetches,
         ] {
-            forget(metric, "provider", provider, |labels| {
-                metric.remove(labels).is_ok()
-            });
+            forget(metric, "provider", provider, |labels| metric.remove(labels).is_ok());
         }
-        for metric in [
-            &self.request_duration,
-            &self.time_to_first_token,
-            &self.time_to_headers,
-        ] {
-            forget(metric, "provider", provider, |labels| {
-                metric.remove(labels).is_ok()
-            });
+        for metric in [&self.request_duration, &self.time_to_first_token, &self.time_to_headers] {
+            forget(metric, "provider", provider, |labels| metric.remove(labels).is_ok());
         }
         for metric in [&self.inflight, &self.provider_up, &self.provider_state] {
-            forget(metric, "provider", provider, |labels| {
-                metric.remove(labels).is_ok()
-            });
+            forget(metric, "provider", provider, |labels| metric.remove(labels).is_ok());
         }
-        forget(&self.actor_up, "actor", provider, |labels| {
-            self.actor_up.remove(labels).is_ok()
-        });
+        forget(&self.actor_up, "actor", provider, |labels| self.actor_up.remove(labels).is_ok());
     }
 }
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> C {
-    registry
-        .register(Box::new(metric.clone()))
-        .expect("each name is registered once");
+    registry.register(Box::new(metric.clone())).expect("each name is registered once");
     metric
 }
 
@@ -374,11 +340,8 @@ fn forget<C: Collector>(
 ) {
     for family in metric.collect() {
         for series in family.get_metric() {
-            let labels: std::collections::HashMap<&str, &str> = series
-                .get_label()
-                .iter()
-                .map(|pair| (pair.name(), pair.value()))
-                .collect();
+            let labels: std::collections::HashMap<&str, &str> =
+                series.get_label().iter().map(|pair| (pair.name(), pair.value())).collect();
             if labels.get(label) == Some(&value) {
                 remove(&labels);
             }
@@ -394,14 +357,8 @@ mod tests {
     fn a_removed_providers_series_go_with_it() {
         let metrics = Metrics::new();
         for provider in ["a", "b"] {
-            metrics
-                .requests
-                .with_label_values(&["responses", provider, "ok"])
-                .inc();
-            metrics
-                .request_duration
-                .with_label_values(&[provider, "true"])
-                .observe(1.0);
+            metrics.requests.with_label_values(&["responses", provider, "ok"]).inc();
+            metrics.request_duration.with_label_values(&[provider, "true"]).observe(1.0);
             metrics.set_provider_state(provider, "ready");
         }
         metrics.forget_provider("a");

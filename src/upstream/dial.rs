@@ -18,9 +18,7 @@ pub(super) struct Dial {
 
 impl Default for Dial {
     fn default() -> Self {
-        Self {
-            tcp: Connector::new(Resolver::default()).service(),
-        }
+        Self { tcp: Connector::new(Resolver::default()).service() }
     }
 }
 
@@ -35,10 +33,7 @@ impl Service<ConnectInfo<Uri>> for Dial {
         let tcp = self.tcp.clone();
         Box::pin(async move {
             let connection = tcp.call(to).await?;
-            connection
-                .io_ref()
-                .set_nodelay(true)
-                .map_err(ConnectError::Io)?;
+            connection.io_ref().set_nodelay(true).map_err(ConnectError::Io)?;
             Ok(connection)
         })
     }

@@ -62,10 +62,7 @@ pub struct UpstreamBody {
 
 impl Upstream {
     /// A client for this thread; `connect` bounds name look-up, TCP and TLS.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that builds a client"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one place that builds a client")]
     pub fn new(connect: Duration) -> Self {
         let connector = awc::Connector::new()
             .connector(dial::Dial::default())
@@ -148,13 +145,7 @@ fn accept(response: ClientResponse) -> Result<UpstreamResponse, UpstreamError> {
         relayed: relayed(headers),
     };
     let missing = text(headers, "content-length").and_then(|value| value.parse().ok());
-    Ok(UpstreamResponse {
-        head,
-        body: UpstreamBody {
-            response: Some(response),
-            missing,
-        },
-    })
+    Ok(UpstreamResponse { head, body: UpstreamBody { response: Some(response), missing } })
 }
 
 fn text<'h>(headers: &'h awc::http::header::HeaderMap, name: &str) -> Option<&'h str> {
@@ -165,10 +156,8 @@ fn text<'h>(headers: &'h awc::http::header::HeaderMap, name: &str) -> Option<&'h
 /// takes a name other than the one it asked for as a sign of a flagged account.
 fn relayed(headers: &HeaderMap) -> Vec<(String, String)> {
     let wanted = |name: &str| {
-        matches!(
-            name,
-            "x-request-id" | "x-models-etag" | "x-reasoning-included"
-        ) || name.starts_with("x-ratelimit-")
+        matches!(name, "x-request-id" | "x-models-etag" | "x-reasoning-included")
+            || name.starts_with("x-ratelimit-")
             || name.starts_with("x-codex-")
             || (name.starts_with("openai-") && name != "openai-model")
     };

@@ -14,11 +14,7 @@ pub(super) fn parse(value: &str) -> Option<Duration> {
         return Some(Duration::from_secs(seconds).min(MAX));
     }
     let date: SystemTime = value.parse::<HttpDate>().ok()?.into();
-    Some(
-        date.duration_since(SystemTime::now())
-            .unwrap_or(Duration::ZERO)
-            .min(MAX),
-    )
+    Some(date.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO).min(MAX))
 }
 
 #[cfg(test)]

@@ -189,10 +189,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawObject<'a> {
 impl<'a> RawObject<'a> {
     /// The raw value of a key.
     pub fn get(&self, key: &str) -> Option<&'a RawValue> {
-        self.0
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| *value)
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| *value)
     }
 }
 
@@ -262,10 +259,7 @@ mod tests {
             ("new", Edit::Set("true".into())),
         ];
         let out = String::from_utf8(edit_object(json, &edits).unwrap()).unwrap();
-        assert_eq!(
-            out,
-            r#"{"model":"b","x":[1, 2 ,{"k" : null}],"n":1.0e5,"new":true}"#
-        );
+        assert_eq!(out, r#"{"model":"b","x":[1, 2 ,{"k" : null}],"n":1.0e5,"new":true}"#);
         assert_eq!(edit_object(b"{}", &[]).unwrap(), b"{}");
         assert!(edit_object(b"[]", &[]).is_err());
     }
@@ -286,31 +280,18 @@ mod tests {
         struct Inner {
             n: i32,
         }
-        for odd in [
-            "1",
-            "1.5",
-            "true",
-            "null",
-            "[[1],{}]",
-            r#"{"a":[{}]}"#,
-            "\"s\"",
-        ] {
+        for odd in ["1", "1.5", "true", "null", "[[1],{}]", r#"{"a":[{}]}"#, "\"s\""] {
             let json = format!(r#"{{"text":{odd},"list":{odd}}}"#);
             let row: Row<'_> = serde_json::from_str(&json).unwrap_or_else(|e| panic!("{odd}: {e}"));
             assert_eq!(row.text.get(), (odd == "\"s\"").then_some("s"), "{odd}");
         }
         let row: Row<'_> =
             serde_json::from_str(r#"{"list":[{"n":1},2,"x",null],"inner":{"n":2}}"#).unwrap();
-        let TextOrList::List(list) = row.list else {
-            panic!("a list")
-        };
+        let TextOrList::List(list) = row.list else { panic!("a list") };
         assert_eq!(list.iter().filter(|item| item.0.is_some()).count(), 1);
         assert_eq!(row.inner.0, Some(Inner { n: 2 }));
         assert!(matches!(
-            serde_json::from_str::<Row<'_>>(r#"{"text":"plain"}"#)
-                .unwrap()
-                .text
-                .0,
+            serde_json::from_str::<Row<'_>>(r#"{"text":"plain"}"#).unwrap().text.0,
             Some(Cow::Borrowed("plain"))
         ));
     }

@@ -131,11 +131,7 @@ impl SseParser {
 
     /// Bytes held for the frame in progress.
     pub fn pending(&self) -> usize {
-        let joined = if self.data == Data::Joined {
-            self.joined.len()
-        } else {
-            0
-        };
+        let joined = if self.data == Data::Joined { self.joined.len() } else { 0 };
         self.buffer.len() - self.start + joined
     }
 
@@ -153,10 +149,7 @@ impl SseParser {
         if data.len() > self.limit {
             return Err(FrameTooLong { limit: self.limit });
         }
-        Ok(SseFrame {
-            event: &self.event,
-            data,
-        })
+        Ok(SseFrame { event: &self.event, data })
     }
 
     fn forget_emitted(&mut self) {
@@ -222,8 +215,7 @@ impl SseParser {
             b"data" => self.add_data(value),
             b"event" => {
                 self.event.clear();
-                self.event
-                    .push_str(&String::from_utf8_lossy(&self.buffer[value]));
+                self.event.push_str(&String::from_utf8_lossy(&self.buffer[value]));
             }
             b"" => self.comments += 1,
             _ => {}
@@ -329,10 +321,7 @@ mod tests {
                 event.clear();
                 continue;
             }
-            let at = line
-                .iter()
-                .position(|byte| *byte == b':')
-                .unwrap_or(line.len());
+            let at = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
             let value = line.get(at + 1..).unwrap_or_default();
             let value = value.strip_prefix(b" ").unwrap_or(value);
             match &line[..at] {
@@ -414,11 +403,7 @@ mod tests {
                 format!("data: {half}{half}{tail}")
             };
             parser.push(text.as_bytes());
-            assert_eq!(
-                parser.next_frame(),
-                Some(Err(FrameTooLong { limit: 100 })),
-                "{text}"
-            );
+            assert_eq!(parser.next_frame(), Some(Err(FrameTooLong { limit: 100 })), "{text}");
         }
     }
 

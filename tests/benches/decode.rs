@@ -45,17 +45,8 @@ fn responses_wire() -> Vec<u8> {
 }
 
 fn decode(kind: AdapterKind, wire: &[u8]) -> Vec<Event> {
-    let head = ResponseHead {
-        content_type: "text/event-stream".into(),
-        ..ResponseHead::default()
-    };
-    let mut decoder = adapter(kind).decoder(
-        &head,
-        Expect {
-            stream: true,
-            eof_tolerant: false,
-        },
-    );
+    let head = ResponseHead { content_type: "text/event-stream".into(), ..ResponseHead::default() };
+    let mut decoder = adapter(kind).decoder(&head, Expect { stream: true, eof_tolerant: false });
     let mut events = Vec::with_capacity(EVENTS + 4);
     for chunk in wire.chunks(4096) {
         decoder.push(chunk, &mut events).unwrap();
@@ -97,9 +88,8 @@ fn benches(c: &mut Criterion) {
         ("openai-chat", AdapterKind::OpenAiChat, &chat),
         ("openai-responses", AdapterKind::OpenAiResponses, &responses),
     ] {
-        group.bench_function(format!("decode {name}"), |b| {
-            b.iter(|| decode(kind, black_box(wire)))
-        });
+        group
+            .bench_function(format!("decode {name}"), |b| b.iter(|| decode(kind, black_box(wire))));
         let events = decode(kind, wire);
         group.bench_function(format!("emit {name}"), |b| {
             b.iter(|| {

@@ -52,10 +52,7 @@ impl Mock {
         let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         let mut stream = vec![head.to_vec()];
         stream.extend((0..EVENTS).map(|n| {
-            chunk(
-                &format!(r#"{{"content":" stream of \"tokens\" {n:04} naïve"}}"#),
-                "null",
-            )
+            chunk(&format!(r#"{{"content":" stream of \"tokens\" {n:04} naïve"}}"#), "null")
         }));
         stream.push(chunk("{}", "\"stop\""));
         stream.push(frame(
@@ -67,10 +64,7 @@ impl Mock {
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{PLAIN}",
             PLAIN.len()
         );
-        Self {
-            plain: plain.into_bytes(),
-            stream,
-        }
+        Self { plain: plain.into_bytes(), stream }
     }
 
     async fn serve(self: Arc<Self>, mut socket: TcpStream) {
@@ -90,14 +84,8 @@ async fn next_request(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<bo
     loop {
         if let Some(at) = find(buffer, b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&buffer[..at]).to_ascii_lowercase();
-            let length: usize = head
-                .split("content-length: ")
-                .nth(1)?
-                .split("\r\n")
-                .next()?
-                .trim()
-                .parse()
-                .ok()?;
+            let length: usize =
+                head.split("content-length: ").nth(1)?.split("\r\n").next()?.trim().parse().ok()?;
             while buffer.len() < at + 4 + length {
                 if socket.read_buf(buffer).await.ok()? == 0 {
                     return None;
@@ -123,10 +111,8 @@ fn start_mock() -> SocketAddr {
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         runtime().block_on(async move {
-            let (listener, mock) = (
-                TcpListener::from_std(listener).unwrap(),
-                Arc::new(Mock::new()),
-            );
+            let (listener, mock) =
+                (TcpListener::from_std(listener).unwrap(), Arc::new(Mock::new()));
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 #[expect(clippy::disallowed_methods, reason = "no actix System on this thread")]
@@ -138,10 +124,7 @@ fn start_mock() -> SocketAddr {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 struct Ocx {
@@ -165,48 +148,23 @@ impl Ocx {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let address = line
-            .trim()
-            .rsplit("http://")
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
-        Self {
-            child,
-            address,
-            home,
-        }
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit("http://").next().unwrap().parse().unwrap();
+        Self { child, address, home }
     }
 
     /// CPU time so far, user and system.
     fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .unwrap()
-            .1
-            .split_ascii_whitespace()
-            .collect();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 10)
     }
 
     fn rss_mib(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
-        line.split_ascii_whitespace()
-            .nth(1)
-            .unwrap()
-            .parse::<f64>()
-            .unwrap()
-            / 1024.0
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_ascii_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 }
 
@@ -231,11 +189,7 @@ fn way(to: SocketAddr, path: &str, body: &str, marker: &'static [u8]) -> Way {
         "POST {path} HTTP/1.1\r\nhost: {to}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    Way {
-        to,
-        request: Arc::new(request.into_bytes()),
-        marker,
-    }
+    Way { to, request: Arc::new(request.into_bytes()), marker }
 }
 
 impl Way {
@@ -251,20 +205,12 @@ impl Way {
         socket.write_all(&self.request).await.unwrap();
         loop {
             let read = socket.read_buf(buffer).await.unwrap();
-            assert!(
-                read > 0,
-                "closed early: {}",
-                String::from_utf8_lossy(buffer)
-            );
+            assert!(read > 0, "closed early: {}", String::from_utf8_lossy(buffer));
             let Some(at) = find(buffer, b"\r\n\r\n") else {
                 continue;
             };
             let head = &buffer[..at];
-            assert!(
-                head.starts_with(b"HTTP/1.1 200"),
-                "{}",
-                String::from_utf8_lossy(buffer)
-            );
+            assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(buffer));
             let over = match find(head, b"content-length: ") {
                 Some(from) => {
                     let text = String::from_utf8_lossy(&head[from + 16..]);
@@ -275,10 +221,7 @@ impl Way {
             };
             if over {
                 let tail = buffer.len().saturating_sub(4096);
-                assert!(
-                    find(&buffer[tail..], self.marker).is_some(),
-                    "the marker is missing"
-                );
+                assert!(find(&buffer[tail..], self.marker).is_some(), "the marker is missing");
                 return;
             }
         }
@@ -298,10 +241,7 @@ impl Way {
                 }
                 count
             });
-            futures_util::future::join_all(workers)
-                .await
-                .into_iter()
-                .sum()
+            futures_util::future::join_all(workers).await.into_iter().sum()
         })
     }
 
@@ -350,20 +290,10 @@ fn main() -> ExitCode {
         )
     };
     let call = |stream| format!(r#"{{"model":"chat/m","stream":{stream},"input":"{question}"}}"#);
-    let direct_plain = way(
-        upstream,
-        "/v1/chat/completions",
-        &chat(false),
-        b"total_tokens",
-    );
+    let direct_plain = way(upstream, "/v1/chat/completions", &chat(false), b"total_tokens");
     let plain = way(ocx.address, "/v1/responses", &call(false), b"total_tokens");
     let direct_stream = way(upstream, "/v1/chat/completions", &chat(true), b"[DONE]");
-    let stream = way(
-        ocx.address,
-        "/v1/responses",
-        &call(true),
-        b"response.completed",
-    );
+    let stream = way(ocx.address, "/v1/responses", &call(true), b"response.completed");
 
     plain.saturate(window / 4);
     stream.saturate(window / 4);
@@ -415,11 +345,7 @@ fn main() -> ExitCode {
         ("CPU per event", cpu_event <= BAR_EVENT),
         ("requests/s", rate >= BAR_RATE),
     ];
-    let missed: Vec<_> = bars
-        .iter()
-        .filter(|(_, kept)| !kept)
-        .map(|(name, _)| *name)
-        .collect();
+    let missed: Vec<_> = bars.iter().filter(|(_, kept)| !kept).map(|(name, _)| *name).collect();
     if missed.is_empty() {
         return ExitCode::SUCCESS;
     }

@@ -46,9 +46,8 @@ fn benches(c: &mut Criterion) {
     };
     let mut group = c.benchmark_group("200 KB call");
     group.throughput(Throughput::Bytes(call.len() as u64));
-    group.bench_function("parse", |b| {
-        b.iter(|| responses::parse(black_box(call.clone())).unwrap())
-    });
+    group
+        .bench_function("parse", |b| b.iter(|| responses::parse(black_box(call.clone())).unwrap()));
     for kind in AdapterKind::ALL {
         group.bench_function(format!("encode {}", kind.name()), |b| {
             b.iter(|| adapter(kind).encode(black_box(&prompt), &target).unwrap());

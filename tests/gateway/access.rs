@@ -52,9 +52,7 @@ async fn t02_a_page_cannot_post() {
     let (app, upstream) = app().await;
     let body = json!({"model": "m", "input": "x"}).to_string();
     let post = "POST /v1/responses";
-    let plain = app
-        .send(post, &[("content-type", "text/plain")], body.as_bytes())
-        .await;
+    let plain = app.send(post, &[("content-type", "text/plain")], body.as_bytes()).await;
     assert_eq!(plain.status, 415);
     for headers in [
         vec![JSON, ("origin", "https://evil.example")],
@@ -65,20 +63,9 @@ async fn t02_a_page_cannot_post() {
         assert_eq!(answer.status, 403, "{headers:?}");
         assert_eq!(answer.header("access-control-allow-origin"), None);
     }
-    let preflight = app
-        .send(
-            "OPTIONS /v1/responses",
-            &[("origin", "https://evil.example")],
-            b"",
-        )
-        .await;
-    assert_eq!(
-        (
-            preflight.status,
-            preflight.header("access-control-allow-origin")
-        ),
-        (403, None)
-    );
+    let preflight =
+        app.send("OPTIONS /v1/responses", &[("origin", "https://evil.example")], b"").await;
+    assert_eq!((preflight.status, preflight.header("access-control-allow-origin")), (403, None));
     assert!(upstream.asked().is_empty(), "nothing reached the upstream");
     // The refusal comes before the body: it has hardly been sent.
     let huge = format!(
@@ -91,24 +78,16 @@ async fn t02_a_page_cannot_post() {
 #[actix::test]
 async fn an_origin_that_the_config_names_may_call() {
     let upstream = Upstream::start(|_| Reply::chat(&chat::end("stop")));
-    let app = App::chat(
-        &upstream.base_url(),
-        json!({"allowedOrigins": ["https://tools.example"]}),
-    )
-    .await;
+    let app =
+        App::chat(&upstream.base_url(), json!({"allowedOrigins": ["https://tools.example"]})).await;
     let origin = ("origin", "https://tools.example");
     let preflight = app.send("OPTIONS /v1/responses", &[origin], b"").await;
     assert_eq!(
-        (
-            preflight.status,
-            preflight.header("access-control-allow-origin")
-        ),
+        (preflight.status, preflight.header("access-control-allow-origin")),
         (204, Some("https://tools.example"))
     );
     let body = json!({"model": "m", "input": "x", "stream": true}).to_string();
-    let answer = app
-        .send("POST /v1/responses", &[JSON, origin], body.as_bytes())
-        .await;
+    let answer = app.send("POST /v1/responses", &[JSON, origin], body.as_bytes()).await;
     assert_eq!(
         (answer.status, answer.header("access-control-allow-origin")),
         (200, Some("https://tools.example"))
@@ -140,10 +119,7 @@ async fn t10_t11_beyond_loopback_every_route_takes_the_key_of_its_class() {
                 AuthClass::Admin => is == "admin",
             };
             let bearer = format!("Bearer {key}");
-            for header in [
-                ("x-opencodex-api-key", key),
-                ("authorization", bearer.as_str()),
-            ] {
+            for header in [("x-opencodex-api-key", key), ("authorization", bearer.as_str())] {
                 let line = format!("{} {}", rule.method, rule.path);
                 let answer = app.send(&line, &[JSON, header], body.as_bytes()).await;
                 assert_eq!(
@@ -158,9 +134,7 @@ async fn t10_t11_beyond_loopback_every_route_takes_the_key_of_its_class() {
     let asked = upstream.asked();
     assert_eq!(asked.len(), 2);
     assert!(
-        asked
-            .iter()
-            .all(|asked| asked.header("authorization").is_none()),
+        asked.iter().all(|asked| asked.header("authorization").is_none()),
         "our key is not sent on"
     );
     for path in [
@@ -172,11 +146,7 @@ async fn t10_t11_beyond_loopback_every_route_takes_the_key_of_its_class() {
         "/api%2fconfig%2freload",
     ] {
         let answer = app.send(&format!("GET {path}"), &[], b"").await;
-        assert!(
-            matches!(answer.status, 404 | 401),
-            "{path}: {}",
-            answer.status
-        );
+        assert!(matches!(answer.status, 404 | 401), "{path}: {}", answer.status);
     }
 }
 
@@ -203,21 +173,10 @@ async fn health_readiness_and_the_page() {
     assert_eq!(app.get("/healthz").await.json()["status"], "ok");
     assert_eq!(app.get("/readyz").await.json()["generation"], 1);
     let page = app.get("/").await;
-    assert!(
-        page.text().contains("<td>chat<td>openai-chat"),
-        "{}",
-        page.text()
-    );
-    assert!(
-        page.header("content-security-policy")
-            .unwrap()
-            .contains("frame-ancestors 'none'")
-    );
+    assert!(page.text().contains("<td>chat<td>openai-chat"), "{}", page.text());
+    assert!(page.header("content-security-policy").unwrap().contains("frame-ancestors 'none'"));
     app.shared.lifecycle.drain();
     assert_eq!(app.get("/readyz").await.status, 503);
     let refused = app.ask("m").await;
-    assert_eq!(
-        (refused.status, refused.error_code().as_str()),
-        (503, "server_shutdown")
-    );
+    assert_eq!((refused.status, refused.error_code().as_str()), (503, "server_shutdown"));
 }

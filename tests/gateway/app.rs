@@ -62,29 +62,17 @@ impl Answer {
     pub fn terminal(&self) -> Value {
         let events = self.events();
         let is_terminal = |event: &&Value| {
-            [
-                "response.completed",
-                "response.failed",
-                "response.incomplete",
-            ]
-            .contains(&event["type"].as_str().unwrap())
+            ["response.completed", "response.failed", "response.incomplete"]
+                .contains(&event["type"].as_str().unwrap())
         };
-        assert_eq!(
-            events.iter().filter(is_terminal).count(),
-            1,
-            "{}",
-            self.text()
-        );
+        assert_eq!(events.iter().filter(is_terminal).count(), 1, "{}", self.text());
         assert!(self.whole, "the body ends in good order");
         assert!(self.text().ends_with("data: [DONE]\n\n"));
         events.last().unwrap().clone()
     }
 
     pub fn error_code(&self) -> String {
-        self.json()["error"]["code"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 }
 
@@ -124,21 +112,13 @@ impl App {
         let shared = Arc::clone(&running.shared);
         actix_rt::spawn(running.run());
         let address = SocketAddr::from(([127, 0, 0, 1], shared.address.port()));
-        Self {
-            shared,
-            address,
-            config: path,
-            _dir: dir,
-        }
+        Self { shared, address, config: path, _dir: dir }
     }
 
     /// With one provider `chat` at this address.
     pub async fn chat(base_url: &str, more: Value) -> Self {
         let mut config = chat_config(base_url);
-        config
-            .as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         Self::start(&config).await
     }
 
@@ -155,14 +135,12 @@ impl App {
     }
 
     pub async fn post(&self, body: &Value) -> Answer {
-        self.send("POST /v1/responses", &[JSON], body.to_string().as_bytes())
-            .await
+        self.send("POST /v1/responses", &[JSON], body.to_string().as_bytes()).await
     }
 
     /// Asks for a stream with the text `hi`.
     pub async fn ask(&self, model: &str) -> Answer {
-        self.post(&json!({"model": model, "input": "hi", "stream": true}))
-            .await
+        self.post(&json!({"model": model, "input": "hi", "stream": true})).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -181,12 +159,7 @@ impl App {
 
     pub async fn reload(&self) -> Answer {
         let bearer = format!("Bearer {ADMIN}");
-        self.send(
-            "POST /api/config/reload",
-            &[JSON, ("authorization", &bearer)],
-            b"",
-        )
-        .await
+        self.send("POST /api/config/reload", &[JSON, ("authorization", &bearer)], b"").await
     }
 }
 
@@ -201,10 +174,8 @@ pub fn provider(base_url: &str) -> Value {
 }
 
 pub fn request(to: SocketAddr, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut text = format!(
-        "{line} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n",
-        body.len()
-    );
+    let mut text =
+        format!("{line} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
     if headers.iter().all(|(name, _)| *name != "host") {
         text.push_str(&format!("host: {to}\r\n"));
     }
@@ -220,9 +191,8 @@ pub fn request(to: SocketAddr, line: &str, headers: &[(&str, &str)], body: &[u8]
 pub async fn read_answer(socket: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let read = socket.read_to_end(&mut bytes);
-    let _ = actix_rt::time::timeout(Duration::from_secs(60), read)
-        .await
-        .expect("an answer in time");
+    let _ =
+        actix_rt::time::timeout(Duration::from_secs(60), read).await.expect("an answer in time");
     parse_answer(&bytes)
 }
 
@@ -232,21 +202,12 @@ pub fn parse_answer(bytes: &[u8]) -> Answer {
     };
     let head = String::from_utf8(bytes[..at].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let mut answer = Answer {
-        status,
-        head,
-        body: Vec::new(),
-        whole: false,
-    };
+    let mut answer = Answer { status, head, body: Vec::new(), whole: false };
     let rest = &bytes[at + 4..];
     if answer.header("transfer-encoding") == Some("chunked") {
         (answer.body, answer.whole) = dechunk(rest);
     } else {
-        let length: usize = answer
-            .header("content-length")
-            .unwrap_or("0")
-            .parse()
-            .unwrap();
+        let length: usize = answer.header("content-length").unwrap_or("0").parse().unwrap();
         answer.whole = rest.len() == length;
         answer.body = rest.to_vec();
     }
@@ -273,9 +234,7 @@ fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
 pub fn anonymous(text: &str) -> String {
     let ids = Regex::new("(resp|msg|rs|fc|ctc)_[0-9a-f]{32}").unwrap();
     let times = Regex::new(r#""created_at":\d+"#).unwrap();
-    times
-        .replace_all(&ids.replace_all(text, "${1}_"), "\"created_at\":0")
-        .into_owned()
+    times.replace_all(&ids.replace_all(text, "${1}_"), "\"created_at\":0").into_owned()
 }
 
 impl App {

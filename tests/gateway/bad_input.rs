@@ -16,11 +16,7 @@ use crate::{
 /// What must hold after every oddity: the gateway goes on, and nothing is left open.
 async fn goes_on(app: &App, what: &str) {
     let answer = app.ask("chat/good").await;
-    assert_eq!(
-        answer.terminal()["type"],
-        "response.completed",
-        "after {what}"
-    );
+    assert_eq!(answer.terminal()["type"], "response.completed", "after {what}");
     assert_eq!(app.metric("ocx_inflight_requests"), 0.0, "after {what}");
 }
 
@@ -36,10 +32,7 @@ fn upstream() -> Upstream {
         "empty-stream" => Reply::stream().end(),
         "close-delimited" => {
             let text = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: [DONE]\n\n";
-            Reply(vec![
-                Step::Raw(text.as_bytes().to_vec()),
-                Step::Close(false),
-            ])
+            Reply(vec![Step::Raw(text.as_bytes().to_vec()), Step::Close(false)])
         }
         "long-line" => {
             let mut reply = Reply::stream().chunk(b"data: {\"x\":\"");
@@ -55,22 +48,16 @@ fn upstream() -> Upstream {
         }
         "gzipped" => Reply::with_headers(
             200,
-            &[
-                ("content-encoding", "gzip"),
-                ("content-type", "application/json"),
-            ],
+            &[("content-encoding", "gzip"), ("content-type", "application/json")],
             b"x",
         ),
-        "no-http" => Reply(vec![
-            Step::Raw(b"SSH-2.0-OpenSSH_9\r\n\r\n".to_vec()),
-            Step::Close(false),
-        ]),
+        "no-http" => {
+            Reply(vec![Step::Raw(b"SSH-2.0-OpenSSH_9\r\n\r\n".to_vec()), Step::Close(false)])
+        }
         "many-headers" => {
             let mut text = "HTTP/1.1 200 OK\r\n".to_owned();
             (0..120).for_each(|n| text.push_str(&format!("x-{n}: 1\r\n")));
-            Reply(vec![Step::Raw(
-                format!("{text}content-length: 0\r\n\r\n").into_bytes(),
-            )])
+            Reply(vec![Step::Raw(format!("{text}content-length: 0\r\n\r\n").into_bytes())])
         }
         "garbage-frames" => Reply::stream().chunk(b"data: this is no json\n\n").end(),
         "undeclared-tool" => Reply::chat(
@@ -93,26 +80,11 @@ async fn odd_upstreams() {
         ("html-as-json", 502, "upstream_error", "malformed"),
         ("empty", 502, "upstream_error", "empty body"),
         ("empty-stream", 502, "upstream_error", "empty body"),
-        (
-            "close-delimited",
-            502,
-            "upstream_error",
-            "closing an HTTP/1.1 connection",
-        ),
-        (
-            "long-line",
-            502,
-            "upstream_error",
-            "longer than 16777216 bytes",
-        ),
+        ("close-delimited", 502, "upstream_error", "closing an HTTP/1.1 connection"),
+        ("long-line", 502, "upstream_error", "longer than 16777216 bytes"),
         ("redirect", 400, "invalid_request_error", "never followed"),
         ("early-hints", 502, "upstream_error", "interim status (103)"),
-        (
-            "gzipped",
-            502,
-            "upstream_error",
-            "compressed its answer (gzip)",
-        ),
+        ("gzipped", 502, "upstream_error", "compressed its answer (gzip)"),
         ("no-http", 502, "upstream_error", "no HTTP"),
         ("many-headers", 502, "upstream_error", "no HTTP"),
         ("garbage-frames", 502, "upstream_error", "no JSON"),
@@ -129,10 +101,7 @@ async fn odd_upstreams() {
     }
     let tool = app.ask("undeclared-tool").await.terminal();
     assert_eq!(tool["response"]["error"]["code"], "undeclared_tool");
-    assert_eq!(
-        app.metric("ocx_requests_total{outcome=\"upstream_error\""),
-        12.0
-    );
+    assert_eq!(app.metric("ocx_requests_total{outcome=\"upstream_error\""), 12.0);
     assert_eq!(app.metric("ocx_requests_total{outcome=\"quota\""), 1.0);
 }
 
@@ -151,34 +120,13 @@ async fn odd_requests() {
     gzip.write_all(&vec![b' '; 50 << 20]).unwrap();
     let bomb = gzip.finish().unwrap();
     assert!(bomb.len() < 100_000);
-    let big = format!(
-        "{{\"model\":\"chat/m\",\"input\":\"{}\"}}",
-        "x".repeat(200_000)
-    );
+    let big = format!("{{\"model\":\"chat/m\",\"input\":\"{}\"}}", "x".repeat(200_000));
     let plain: &[(&str, &str)] = &[JSON];
     let encoded = |name| [JSON, ("content-encoding", name)];
     for (what, headers, body, code, words) in [
-        (
-            "invalid JSON",
-            plain,
-            &b"{\"model\":"[..],
-            "invalid_request_error",
-            "invalid JSON",
-        ),
-        (
-            "no body",
-            plain,
-            b"",
-            "invalid_request_error",
-            "invalid JSON",
-        ),
-        (
-            "a list",
-            plain,
-            b"[]",
-            "invalid_request_error",
-            "must be a JSON object",
-        ),
+        ("invalid JSON", plain, &b"{\"model\":"[..], "invalid_request_error", "invalid JSON"),
+        ("no body", plain, b"", "invalid_request_error", "invalid JSON"),
+        ("a list", plain, b"[]", "invalid_request_error", "must be a JSON object"),
         ("no model", plain, b"{}", "invalid_request_error", "/model"),
         (
             "a wrong type",
@@ -187,76 +135,16 @@ async fn odd_requests() {
             "invalid_request_error",
             "/temperature",
         ),
-        (
-            "a disabled provider",
-            plain,
-            br#"{"model":"nowhere/m"}"#,
-            "model_not_found",
-            "disabled",
-        ),
-        (
-            "an unknown model",
-            plain,
-            br#"{"model":"zzz"}"#,
-            "model_not_found",
-            "provider/model",
-        ),
-        (
-            "a provider without model",
-            plain,
-            br#"{"model":"chat/"}"#,
-            "model_not_found",
-            "no model",
-        ),
-        (
-            "a placeholder",
-            plain,
-            br#"{"model":"holes/m"}"#,
-            "invalid_request_error",
-            "{account}",
-        ),
-        (
-            "no key",
-            plain,
-            br#"{"model":"keyless/m"}"#,
-            "invalid_api_key",
-            "OCX_TEST_UNSET",
-        ),
-        (
-            "oversize",
-            plain,
-            big.as_bytes(),
-            "request_too_large",
-            "100000 bytes",
-        ),
-        (
-            "a bomb",
-            &encoded("gzip"),
-            &bomb,
-            "request_too_large",
-            "100000 bytes",
-        ),
-        (
-            "unknown coding",
-            &encoded("lzma"),
-            good.as_bytes(),
-            "invalid_request_error",
-            "zstd",
-        ),
-        (
-            "corrupt gzip",
-            &encoded("gzip"),
-            good.as_bytes(),
-            "invalid_request_error",
-            "decompress",
-        ),
-        (
-            "corrupt zstd",
-            &encoded("zstd"),
-            good.as_bytes(),
-            "invalid_request_error",
-            "decompress",
-        ),
+        ("a disabled provider", plain, br#"{"model":"nowhere/m"}"#, "model_not_found", "disabled"),
+        ("an unknown model", plain, br#"{"model":"zzz"}"#, "model_not_found", "provider/model"),
+        ("a provider without model", plain, br#"{"model":"chat/"}"#, "model_not_found", "no model"),
+        ("a placeholder", plain, br#"{"model":"holes/m"}"#, "invalid_request_error", "{account}"),
+        ("no key", plain, br#"{"model":"keyless/m"}"#, "invalid_api_key", "OCX_TEST_UNSET"),
+        ("oversize", plain, big.as_bytes(), "request_too_large", "100000 bytes"),
+        ("a bomb", &encoded("gzip"), &bomb, "request_too_large", "100000 bytes"),
+        ("unknown coding", &encoded("lzma"), good.as_bytes(), "invalid_request_error", "zstd"),
+        ("corrupt gzip", &encoded("gzip"), good.as_bytes(), "invalid_request_error", "decompress"),
+        ("corrupt zstd", &encoded("zstd"), good.as_bytes(), "invalid_request_error", "decompress"),
     ] {
         let answer = app.send("POST /v1/responses", headers, body).await;
         assert_eq!(
@@ -268,10 +156,7 @@ async fn odd_requests() {
         assert!(answer.text().contains(words), "{what}: {}", answer.text());
         goes_on(&app, what).await;
     }
-    assert_eq!(
-        app.metric("ocx_requests_total{outcome=\"client_error\""),
-        14.0
-    );
+    assert_eq!(app.metric("ocx_requests_total{outcome=\"client_error\""), 14.0);
     assert_eq!(app.metric("ocx_requests_total{outcome=\"auth\""), 1.0);
 }
 
@@ -283,18 +168,11 @@ async fn compressed_bodies_are_read() {
     let zstd = zstd::encode_all(body.as_bytes(), 3).unwrap();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(body.as_bytes()).unwrap();
-    for (name, bytes) in [
-        ("zstd", zstd),
-        ("gzip", gzip.finish().unwrap()),
-        ("identity", body.into_bytes()),
-    ] {
-        let answer = app
-            .send(
-                "POST /v1/responses",
-                &[JSON, ("content-encoding", name)],
-                &bytes,
-            )
-            .await;
+    for (name, bytes) in
+        [("zstd", zstd), ("gzip", gzip.finish().unwrap()), ("identity", body.into_bytes())]
+    {
+        let answer =
+            app.send("POST /v1/responses", &[JSON, ("content-encoding", name)], &bytes).await;
         assert_eq!(answer.terminal()["type"], "response.completed", "{name}");
     }
 }
@@ -302,10 +180,7 @@ async fn compressed_bodies_are_read() {
 #[actix::test]
 async fn t29_an_upstream_that_echoes_the_key_does_not_give_it_away() {
     let upstream = Upstream::start(|asked| {
-        let key = asked
-            .header("authorization")
-            .unwrap()
-            .replace("Bearer ", "");
+        let key = asked.header("authorization").unwrap().replace("Bearer ", "");
         let error = json!({"error": {"message": format!("Incorrect API key provided: {key}.")}});
         if asked.json()["model"] == "in-stream" {
             return Reply::chat(&[chat::text("x"), error]);

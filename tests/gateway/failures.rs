@@ -15,51 +15,26 @@ use crate::{
 #[actix::test]
 async fn statuses_before_the_answer() {
     // (upstream's status, its code, its Retry-After) → (ours, our code, our Retry-After).
-    type Row = (
-        u16,
-        &'static str,
-        &'static str,
-        u16,
-        &'static str,
-        Option<&'static str>,
-    );
+    type Row = (u16, &'static str, &'static str, u16, &'static str, Option<&'static str>);
     const TABLE: [Row; 15] = [
         (400, "", "", 400, "invalid_request_error", None),
         (401, "", "", 400, "invalid_api_key", None),
         (403, "", "", 400, "invalid_api_key", None),
         (404, "model_not_found", "", 400, "model_not_found", None),
-        (
-            413,
-            "context_length_exceeded",
-            "",
-            400,
-            "context_length_exceeded",
-            None,
-        ),
+        (413, "context_length_exceeded", "", 400, "context_length_exceeded", None),
         (422, "", "", 400, "invalid_request_error", None),
         (429, "", "", 429, "rate_limit_exceeded", Some("5")),
         (429, "", "0", 429, "rate_limit_exceeded", Some("0")),
         (429, "", "garbage", 429, "rate_limit_exceeded", Some("5")),
         (429, "", "3600", 429, "usage_limit_reached", None),
-        (
-            429,
-            "insufficient_quota",
-            "1",
-            429,
-            "insufficient_quota",
-            None,
-        ),
+        (429, "insufficient_quota", "1", 429, "insufficient_quota", None),
         (500, "", "", 502, "upstream_error", None),
         (502, "", "", 502, "upstream_error", None),
         (503, "", "7", 503, "upstream_overloaded", Some("7")),
         (529, "", "", 503, "upstream_overloaded", None),
     ];
     let upstream = Upstream::start(|asked| {
-        let row = TABLE[asked.json()["model"]
-            .as_str()
-            .unwrap()
-            .parse::<usize>()
-            .unwrap()];
+        let row = TABLE[asked.json()["model"].as_str().unwrap().parse::<usize>().unwrap()];
         let error = json!({"error": {"message": "the reason", "code": row.1}});
         let retry = ("retry-after", row.2);
         let headers = [("content-type", "application/json"), retry];
@@ -93,11 +68,7 @@ async fn statuses_before_the_answer() {
         }
     }
     assert_eq!(
-        upstream
-            .asked()
-            .iter()
-            .filter(|asked| asked.json()["model"] == "11")
-            .count(),
+        upstream.asked().iter().filter(|asked| asked.json()["model"] == "11").count(),
         2,
         "5xx is sent once"
     );
@@ -116,17 +87,11 @@ async fn a_pause_that_an_upstream_asked_for_is_answered_without_asking_it() {
     let app = App::chat(&upstream.base_url(), json!({})).await;
     app.ask("m").await;
     let second = app.ask("m").await;
-    assert_eq!(
-        (second.status, second.error_code().as_str()),
-        (429, "rate_limit_exceeded")
-    );
+    assert_eq!((second.status, second.error_code().as_str()), (429, "rate_limit_exceeded"));
     let wait: u64 = second.header("retry-after").unwrap().parse().unwrap();
     assert!((28..=30).contains(&wait), "{wait}");
     assert_eq!(upstream.asked().len(), 1);
-    assert_eq!(
-        app.metric("ocx_provider_state{provider=\"chat\",state=\"cooling\"}"),
-        1.0
-    );
+    assert_eq!(app.metric("ocx_provider_state{provider=\"chat\",state=\"cooling\"}"), 1.0);
 }
 
 fn failed_code(event: &Value) -> &str {
@@ -148,19 +113,13 @@ async fn an_error_in_the_stream_before_any_word_is_a_status_and_after_it_an_even
     });
     let app = App::chat(&upstream.base_url(), json!({})).await;
     let early = app.ask("early").await;
-    assert_eq!(
-        (early.status, early.header("retry-after")),
-        (429, Some("5"))
-    );
+    assert_eq!((early.status, early.header("retry-after")), (429, Some("5")));
     let late = app.ask("late").await;
     assert_eq!(late.status, 200);
     let terminal = late.terminal();
     assert_eq!(failed_code(&terminal), "rate_limit_exceeded");
     let message = terminal["response"]["error"]["message"].as_str().unwrap();
-    assert!(
-        message.contains("try again in 5s"),
-        "the words that Codex reads: {message}"
-    );
+    assert!(message.contains("try again in 5s"), "the words that Codex reads: {message}");
 }
 
 #[actix::test]
@@ -171,9 +130,9 @@ async fn x02_a_body_cut_in_any_way_is_never_a_completed_answer() {
         let begun = Reply::stream().frames(&[chat::text("begun")]);
         match asked.json()["model"].as_str().unwrap() {
             "between-chunks" => begun.then(Step::Close(false)),
-            "in-a-chunk" => begun
-                .then(Step::Raw(b"40\r\ndata: {\"cho".to_vec()))
-                .then(Step::Close(false)),
+            "in-a-chunk" => {
+                begun.then(Step::Raw(b"40\r\ndata: {\"cho".to_vec())).then(Step::Close(false))
+            }
             "reset" => begun.pause(50).then(Step::Close(true)),
             "ended-early" => begun.end(),
             _ => {
@@ -192,20 +151,11 @@ async fn x02_a_body_cut_in_any_way_is_never_a_completed_answer() {
     let app = App::chat(&upstream.base_url(), json!({})).await;
     for cut in ["between-chunks", "in-a-chunk", "reset", "ended-early"] {
         let answer = app.ask(cut).await;
-        assert_eq!(
-            failed_code(&answer.terminal()),
-            "upstream_truncated",
-            "{cut}"
-        );
+        assert_eq!(failed_code(&answer.terminal()), "upstream_truncated", "{cut}");
         assert!(answer.text().contains("begun"), "{cut}: what came is told");
     }
-    let whole = app
-        .post(&json!({"model": "short-document", "input": "x"}))
-        .await;
-    assert_eq!(
-        (whole.status, whole.error_code().as_str()),
-        (502, "upstream_truncated")
-    );
+    let whole = app.post(&json!({"model": "short-document", "input": "x"})).await;
+    assert_eq!((whole.status, whole.error_code().as_str()), (502, "upstream_truncated"));
     assert_eq!(
         app.metric("ocx_stream_terminations_total{protocol=\"responses\",reason=\"upstream_eof\"}"),
         4.0
@@ -220,9 +170,7 @@ async fn silence_is_met_with_signs_of_life_and_ends_at_the_limit() {
             "silent" => begun.then(Step::AwaitClose),
             "silent-from-the-start" => Reply::stream().then(Step::AwaitClose),
             _ => (0..30)
-                .fold(begun, |reply, _| {
-                    reply.chunk(b": still here\n\n").pause(100)
-                })
+                .fold(begun, |reply, _| reply.chunk(b": still here\n\n").pause(100))
                 .then(Step::AwaitClose),
         }
     });
@@ -237,34 +185,18 @@ async fn silence_is_met_with_signs_of_life_and_ends_at_the_limit() {
         let answer = app.ask(model).await;
         let took = started.elapsed();
         let limit = Duration::from_secs(seconds);
-        assert!(
-            took >= limit && took < limit + Duration::from_millis(1500),
-            "{model}: {took:?}"
-        );
+        assert!(took >= limit && took < limit + Duration::from_millis(1500), "{model}: {took:?}");
         let terminal = answer.terminal();
         assert_eq!(failed_code(&terminal), "upstream_stalled");
         assert!(
-            terminal["response"]["error"]["message"]
-                .as_str()
-                .unwrap()
-                .contains(words),
+            terminal["response"]["error"]["message"].as_str().unwrap().contains(words),
             "{terminal}"
         );
         let events = answer.events();
-        let alive: Vec<_> = events
-            .iter()
-            .filter(|event| event["type"] == "keepalive")
-            .collect();
+        let alive: Vec<_> = events.iter().filter(|event| event["type"] == "keepalive").collect();
         assert!(alive.len() >= 2, "{model}: {}", answer.text());
-        assert!(
-            alive
-                .iter()
-                .all(|event| event["sequence_number"].is_number())
-        );
-        assert_eq!(
-            events[0]["type"], "response.created",
-            "clients want this first"
-        );
+        assert!(alive.iter().all(|event| event["sequence_number"].is_number()));
+        assert_eq!(events[0]["type"], "response.created", "clients want this first");
     }
     assert!(app.metric("ocx_keepalives_total{style=\"typed\"}") >= 6.0);
     let deadline = Instant::now() + Duration::from_secs(1);
@@ -278,25 +210,13 @@ async fn silence_is_met_with_signs_of_life_and_ends_at_the_limit() {
 #[actix::test]
 async fn a_head_that_never_comes_is_a_timeout() {
     let upstream = Upstream::start(|_| Reply(vec![Step::AwaitClose]));
-    let app = App::chat(
-        &upstream.base_url(),
-        json!({"headTimeoutMs": 200, "wholeTimeoutMs": 200}),
-    )
-    .await;
+    let app =
+        App::chat(&upstream.base_url(), json!({"headTimeoutMs": 200, "wholeTimeoutMs": 200})).await;
     for stream in [true, false] {
-        let answer = app
-            .post(&json!({"model": "m", "input": "x", "stream": stream}))
-            .await;
-        assert_eq!(
-            (answer.status, answer.error_code().as_str()),
-            (504, "upstream_timeout")
-        );
+        let answer = app.post(&json!({"model": "m", "input": "x", "stream": stream})).await;
+        assert_eq!((answer.status, answer.error_code().as_str()), (504, "upstream_timeout"));
     }
-    assert_eq!(
-        upstream.asked().len(),
-        2,
-        "a timeout may have been billed: it is not repeated"
-    );
+    assert_eq!(upstream.asked().len(), 2, "a timeout may have been billed: it is not repeated");
 }
 
 #[actix::test]
@@ -304,18 +224,9 @@ async fn f01_an_upstream_that_cannot_be_reached_is_tried_again_and_then_told() {
     let app = App::chat("http://127.0.0.1:1/v1", json!({})).await;
     let started = Instant::now();
     let answer = app.ask("m").await;
-    assert_eq!(
-        (answer.status, answer.error_code().as_str()),
-        (502, "upstream_error")
-    );
-    assert!(
-        started.elapsed() >= Duration::from_millis(450),
-        "150 ms and 300 ms of pause"
-    );
-    assert_eq!(
-        app.metric("ocx_retries_total{cause=\"connect\",provider=\"chat\"}"),
-        2.0
-    );
+    assert_eq!((answer.status, answer.error_code().as_str()), (502, "upstream_error"));
+    assert!(started.elapsed() >= Duration::from_millis(450), "150 ms and 300 ms of pause");
+    assert_eq!(app.metric("ocx_retries_total{cause=\"connect\",provider=\"chat\"}"), 2.0);
 }
 
 #[actix::test]
@@ -323,11 +234,7 @@ async fn a_stale_pooled_connection_costs_nothing_but_a_new_one() {
     // Answers once on each connection and closes it just when the next request arrives.
     let upstream = Upstream::start(|asked| {
         let reply = Reply::chat(&chat::end("stop"));
-        if asked.number % 2 == 1 {
-            Reply(vec![Step::Close(false)])
-        } else {
-            reply
-        }
+        if asked.number % 2 == 1 { Reply(vec![Step::Close(false)]) } else { reply }
     });
     let app = App::start(&{
         let mut config = crate::app::chat_config(&upstream.base_url());
@@ -339,10 +246,7 @@ async fn a_stale_pooled_connection_costs_nothing_but_a_new_one() {
     let second = app.ask("m").await;
     assert_eq!(second.terminal()["type"], "response.completed");
     assert_eq!(second.header("x-ocx-attempts"), Some("2"));
-    assert_eq!(
-        app.metric("ocx_retries_total{cause=\"stale_connection\""),
-        1.0
-    );
+    assert_eq!(app.metric("ocx_retries_total{cause=\"stale_connection\""), 1.0);
 }
 
 #[actix::test]
@@ -351,15 +255,10 @@ async fn l10_a_caller_that_leaves_closes_the_upstream_at_once() {
     let upstream = Upstream::start(|asked| match asked.json()["model"].as_str().unwrap() {
         "before-head" => Reply(vec![Step::AwaitClose]),
         "plain" => Reply(vec![Step::AwaitClose]),
-        _ => Reply::stream()
-            .frames(&[chat::text("x")])
-            .then(Step::AwaitClose),
+        _ => Reply::stream().frames(&[chat::text("x")]).then(Step::AwaitClose),
     });
     let app = App::chat(&upstream.base_url(), json!({})).await;
-    for (n, model) in ["before-head", "mid-stream", "plain"]
-        .into_iter()
-        .enumerate()
-    {
+    for (n, model) in ["before-head", "mid-stream", "plain"].into_iter().enumerate() {
         let body = json!({"model": model, "input": "x", "stream": model != "plain"}).to_string();
         let bytes = request(app.address, "POST /v1/responses", &[JSON], body.as_bytes());
         let mut socket = tokio::net::TcpStream::connect(app.address).await.unwrap();
@@ -375,20 +274,14 @@ async fn l10_a_caller_that_leaves_closes_the_upstream_at_once() {
         drop(socket);
         let deadline = left + Duration::from_secs(1);
         while upstream.closed.lock().unwrap().len() <= n {
-            assert!(
-                Instant::now() < deadline,
-                "{model}: not closed within a second"
-            );
+            assert!(Instant::now() < deadline, "{model}: not closed within a second");
             actix_rt::time::sleep(Duration::from_millis(2)).await;
         }
         let took = upstream.closed.lock().unwrap()[n].duration_since(left);
         assert!(took < Duration::from_millis(250), "{model}: {took:?}");
     }
     actix_rt::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(
-        app.metric("ocx_requests_total{outcome=\"client_cancelled\""),
-        3.0
-    );
+    assert_eq!(app.metric("ocx_requests_total{outcome=\"client_cancelled\""), 3.0);
     assert_eq!(app.metric("ocx_inflight_requests"), 0.0);
 }
 
@@ -402,17 +295,9 @@ async fn a_token_limit_and_a_filter_end_as_codex_needs_it() {
     let app = App::chat(&upstream.base_url(), json!({})).await;
     let length = app.ask("length").await.terminal();
     assert_eq!(length["type"], "response.incomplete");
-    assert_eq!(
-        length["response"]["incomplete_details"]["reason"],
-        "max_output_tokens"
-    );
+    assert_eq!(length["response"]["incomplete_details"]["reason"], "max_output_tokens");
     let filtered = app.ask("content_filter").await.terminal();
     assert_eq!(failed_code(&filtered), "invalid_prompt");
-    let whole = app
-        .post(&json!({"model": "content_filter", "input": "x", "stream": false}))
-        .await;
-    assert_eq!(
-        (whole.status, whole.error_code().as_str()),
-        (400, "invalid_prompt")
-    );
+    let whole = app.post(&json!({"model": "content_filter", "input": "x", "stream": false})).await;
+    assert_eq!((whole.status, whole.error_code().as_str()), (400, "invalid_prompt"));
 }

@@ -61,31 +61,18 @@ const LOGIN: [(&str, &str); 6] = [
 ];
 
 async fn ask(app: &App, body: Value) -> crate::app::Answer {
-    app.send("POST /v1/responses", &LOGIN, body.to_string().as_bytes())
-        .await
+    app.send("POST /v1/responses", &LOGIN, body.to_string().as_bytes()).await
 }
 
 #[actix::test]
 async fn p11_listed_headers_go_to_the_forward_provider_and_none_to_others() {
     let upstream = upstream();
     let app = app(&upstream).await;
-    ask(
-        &app,
-        json!({"model": "gpt-5.5", "input": "x", "stream": true}),
-    )
-    .await;
-    ask(
-        &app,
-        json!({"model": "chat/m", "input": "x", "stream": true}),
-    )
-    .await;
+    ask(&app, json!({"model": "gpt-5.5", "input": "x", "stream": true})).await;
+    ask(&app, json!({"model": "chat/m", "input": "x", "stream": true})).await;
     let asked = upstream.asked();
     assert_eq!(asked[0].line, "POST /backend-api/codex/responses HTTP/1.1");
-    let names: Vec<_> = asked[0]
-        .headers
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let names: Vec<_> = asked[0].headers.iter().map(|(name, _)| name.as_str()).collect();
     let mut sorted = names.clone();
     sorted.sort_unstable();
     assert_eq!(
@@ -103,33 +90,17 @@ async fn p11_listed_headers_go_to_the_forward_provider_and_none_to_others() {
             "user-agent"
         ]
     );
-    assert_eq!(
-        asked[0].header("authorization"),
-        Some("Bearer chatgpt-token-canary")
-    );
-    assert!(
-        asked[0]
-            .header("user-agent")
-            .unwrap()
-            .starts_with("opencodex/"),
-        "we are ourselves"
-    );
+    assert_eq!(asked[0].header("authorization"), Some("Bearer chatgpt-token-canary"));
+    assert!(asked[0].header("user-agent").unwrap().starts_with("opencodex/"), "we are ourselves");
     let to_chat = format!("{:?}", asked[1].headers);
-    assert!(
-        !to_chat.contains("canary") && !to_chat.contains("acct-1"),
-        "{to_chat}"
-    );
+    assert!(!to_chat.contains("canary") && !to_chat.contains("acct-1"), "{to_chat}");
 }
 
 #[actix::test]
 async fn t25_frames_pass_verbatim_and_of_the_headers_only_harmless_ones() {
     let upstream = upstream();
     let app = app(&upstream).await;
-    let answer = ask(
-        &app,
-        json!({"model": "gpt-5.5", "input": "x", "stream": true}),
-    )
-    .await;
+    let answer = ask(&app, json!({"model": "gpt-5.5", "input": "x", "stream": true})).await;
     let created = r#"{"type":"response.created","sequence_number":0,"response":{"id":"resp_up"}}"#;
     let expected = format!(
         "event: response.created\ndata: {created}\n\nevent: response.output_text.delta\ndata: {DELTA}\n\n\
@@ -158,32 +129,14 @@ async fn a_caller_of_a_document_gets_the_end_of_the_stream() {
 async fn failures_reach_codex_in_the_form_it_understands() {
     let upstream = upstream();
     let app = app(&upstream).await;
-    let expired = ask(
-        &app,
-        json!({"model": "openai/expired", "input": "x", "stream": true}),
-    )
-    .await;
+    let expired = ask(&app, json!({"model": "openai/expired", "input": "x", "stream": true})).await;
     assert_eq!(expired.status, 401, "Codex renews its login");
-    let bare = ask(
-        &app,
-        json!({"model": "openai/bare-error", "input": "x", "stream": true}),
-    )
-    .await;
-    assert_eq!(
-        (bare.status, bare.error_code().as_str()),
-        (502, "upstream_error")
-    );
-    let cut = ask(
-        &app,
-        json!({"model": "openai/cut", "input": "x", "stream": true}),
-    )
-    .await;
+    let bare = ask(&app, json!({"model": "openai/bare-error", "input": "x", "stream": true})).await;
+    assert_eq!((bare.status, bare.error_code().as_str()), (502, "upstream_error"));
+    let cut = ask(&app, json!({"model": "openai/cut", "input": "x", "stream": true})).await;
     let terminal = cut.terminal();
     assert_eq!(terminal["type"], "response.failed");
-    assert_eq!(
-        terminal["sequence_number"], 2,
-        "it follows the upstream's own numbers"
-    );
+    assert_eq!(terminal["sequence_number"], 2, "it follows the upstream's own numbers");
     let nobody = app.post(&json!({"model": "gpt-5.5", "input": "x"})).await;
     assert_eq!(nobody.status, 401);
     assert!(nobody.text().contains("codex login"));
@@ -195,26 +148,15 @@ async fn failures_reach_codex_in_the_form_it_understands() {
 async fn codex_gets_its_native_catalogue_and_ours() {
     let upstream = upstream();
     let app = app(&upstream).await;
-    let answer = app
-        .send("GET /v1/models?client_version=0.169.0", &LOGIN, b"")
-        .await;
+    let answer = app.send("GET /v1/models?client_version=0.169.0", &LOGIN, b"").await;
     let document = answer.json();
     let models = document["models"].as_array().unwrap();
     assert_eq!(models[0], json!({"slug": "gpt-native", "x": 1}));
     let asked = upstream.asked();
-    assert_eq!(
-        asked[0].line,
-        "GET /backend-api/codex/models?client_version=0.169.0 HTTP/1.1"
-    );
+    assert_eq!(asked[0].line, "GET /backend-api/codex/models?client_version=0.169.0 HTTP/1.1");
     let plain = app.get("/v1/models").await.json();
     assert_eq!(plain["object"], "list");
-    assert!(
-        plain["data"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|model| model["id"] == "gpt-5.5")
-    );
+    assert!(plain["data"].as_array().unwrap().iter().any(|model| model["id"] == "gpt-5.5"));
 }
 
 #[actix::test]
@@ -223,11 +165,7 @@ async fn a_key_provider_of_the_same_protocol_gets_its_key_and_not_the_login() {
     let app = App::start(&json!({"providers": {"api": {
         "adapter": "openai-responses", "baseUrl": upstream.base_url(), "apiKey": "sk-api"}}}))
     .await;
-    let answer = ask(
-        &app,
-        json!({"model": "api/m", "input": "x", "stream": true}),
-    )
-    .await;
+    let answer = ask(&app, json!({"model": "api/m", "input": "x", "stream": true})).await;
     assert_eq!(answer.terminal()["type"], "response.completed");
     let asked = &upstream.asked()[0];
     assert_eq!(asked.line, "POST /v1/responses HTTP/1.1");

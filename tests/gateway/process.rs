@@ -52,39 +52,23 @@ impl Process {
         let mut announced = String::new();
         out.read_line(&mut announced).unwrap();
         let started = before.elapsed();
-        let address = announced
-            .trim()
-            .rsplit("http://")
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let address = announced.trim().rsplit("http://").next().unwrap().parse().unwrap();
         std::thread::sleep(Duration::from_millis(50));
         let mut rest = vec![0; 4096];
         let read = out.read(&mut rest).unwrap();
         announced.push_str(&String::from_utf8_lossy(&rest[..read]));
-        Self {
-            child,
-            address,
-            home,
-            started,
-            announced,
-        }
+        Self { child, address, home, started, announced }
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
+        let status =
+            Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
     fn ask(&self, line: &str, body: &str) -> Answer {
         let mut socket = TcpStream::connect(self.address).unwrap();
-        socket
-            .write_all(&request(self.address, line, &[JSON], body.as_bytes()))
-            .unwrap();
+        socket.write_all(&request(self.address, line, &[JSON], body.as_bytes())).unwrap();
         let mut bytes = Vec::new();
         socket.read_to_end(&mut bytes).unwrap();
         parse_answer(&bytes)
@@ -113,11 +97,7 @@ fn text(output: &Output) -> String {
 #[test]
 fn it_starts_without_any_file_and_says_where_it_is() {
     let process = Process::start("bare", None, &[]);
-    assert!(
-        process.started < Duration::from_millis(300),
-        "{:?}",
-        process.started
-    );
+    assert!(process.started < Duration::from_millis(300), "{:?}", process.started);
     for words in [
         "dashboard  http://127.0.0.1:",
         "/metrics",
@@ -127,10 +107,7 @@ fn it_starts_without_any_file_and_says_where_it_is() {
         assert!(process.announced.contains(words), "{}", process.announced);
     }
     assert_eq!(process.ask("GET /healthz", "").json()["status"], "ok");
-    assert!(
-        !process.home.join("config.json").exists(),
-        "no file is made up"
-    );
+    assert!(!process.home.join("config.json").exists(), "no file is made up");
 }
 
 #[test]
@@ -148,12 +125,7 @@ fn l06_sigterm_lets_streams_finish_and_tells_the_rest() {
         std::thread::spawn(move || {
             let mut socket = TcpStream::connect(address).unwrap();
             socket
-                .write_all(&request(
-                    address,
-                    "POST /v1/responses",
-                    &[JSON],
-                    body.as_bytes(),
-                ))
+                .write_all(&request(address, "POST /v1/responses", &[JSON], body.as_bytes()))
                 .unwrap();
             let mut bytes = Vec::new();
             socket.read_to_end(&mut bytes).unwrap();
@@ -166,28 +138,18 @@ fn l06_sigterm_lets_streams_finish_and_tells_the_rest() {
     let stopped = Instant::now();
     process.signal("-TERM");
     for answer in short {
-        assert_eq!(
-            answer.join().unwrap().terminal()["type"],
-            "response.completed"
-        );
+        assert_eq!(answer.join().unwrap().terminal()["type"], "response.completed");
     }
     for answer in long {
         let terminal = answer.join().unwrap().terminal();
         assert_eq!(terminal["type"], "response.failed");
         assert!(
-            terminal["response"]["error"]["message"]
-                .as_str()
-                .unwrap()
-                .contains("shutting down")
+            terminal["response"]["error"]["message"].as_str().unwrap().contains("shutting down")
         );
     }
     let status = process.child.wait().unwrap();
     assert!(status.success(), "{status}");
-    assert!(
-        stopped.elapsed() < Duration::from_secs(7),
-        "{:?}",
-        stopped.elapsed()
-    );
+    assert!(stopped.elapsed() < Duration::from_secs(7), "{:?}", stopped.elapsed());
 }
 
 #[test]
@@ -214,27 +176,16 @@ fn sighup_and_the_command_reload() {
     fs::write(process.home.join("config.json"), "{\n \"port\": \"x\"\n}").unwrap();
     let refused = reload();
     assert!(!refused.status.success());
-    assert!(
-        text(&refused).contains("line 2, column 10, at /port"),
-        "{}",
-        text(&refused)
-    );
-    fs::write(
-        process.home.join("config.json"),
-        chat_config(&upstream.base_url()).to_string(),
-    )
-    .unwrap();
+    assert!(text(&refused).contains("line 2, column 10, at /port"), "{}", text(&refused));
+    fs::write(process.home.join("config.json"), chat_config(&upstream.base_url()).to_string())
+        .unwrap();
     process.signal("-HUP");
     let deadline = Instant::now() + Duration::from_secs(3);
     while process.ask("GET /readyz", "").json()["generation"] != 3 {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(
-        process.log().contains("\"message\":\"config refused"),
-        "{}",
-        process.log()
-    );
+    assert!(process.log().contains("\"message\":\"config refused"), "{}", process.log());
 }
 
 #[test]
@@ -247,11 +198,7 @@ fn t07_the_command_sends_no_token_to_whoever_took_the_port() {
         .output()
         .unwrap();
     assert!(!output.status.success());
-    assert!(
-        text(&output).contains("is not the ocx of this home"),
-        "{}",
-        text(&output)
-    );
+    assert!(text(&output).contains("is not the ocx of this home"), "{}", text(&output));
     let seen = format!("{:?}", squatter.asked());
     assert!(!seen.contains("canary"), "{seen}");
 }
@@ -268,26 +215,17 @@ fn a_broken_config_does_not_start_and_is_not_touched() {
         "{}",
         text(&output)
     );
-    assert_eq!(
-        fs::read_to_string(home.join("config.json")).unwrap(),
-        broken
-    );
+    assert_eq!(fs::read_to_string(home.join("config.json")).unwrap(), broken);
     let check = ocx(&home).args(["config", "check"]).output().unwrap();
     assert_eq!(check.status.code(), Some(1));
-    let missing = ocx(&home)
-        .args(["serve", "--config", "/nonexistent.json"])
-        .output()
-        .unwrap();
+    let missing = ocx(&home).args(["serve", "--config", "/nonexistent.json"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(78));
 }
 
 #[test]
 fn t10_no_listening_beyond_loopback_without_keys() {
     let home = scratch("process-open");
-    let output = ocx(&home)
-        .args(["serve", "--host", "0.0.0.0", "--port", "0"])
-        .output()
-        .unwrap();
+    let output = ocx(&home).args(["serve", "--host", "0.0.0.0", "--port", "0"]).output().unwrap();
     assert_eq!(output.status.code(), Some(78));
     assert!(text(&output).contains("adminToken"), "{}", text(&output));
 }
@@ -296,16 +234,9 @@ fn t10_no_listening_beyond_loopback_without_keys() {
 fn f54_a_taken_port_is_said_plainly() {
     let process = Process::start("taken", None, &[]);
     let port = process.address.port().to_string();
-    let output = ocx(&process.home)
-        .args(["serve", "--port", &port])
-        .output()
-        .unwrap();
+    let output = ocx(&process.home).args(["serve", "--port", &port]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        text(&output).contains("cannot listen on 127.0.0.1"),
-        "{}",
-        text(&output)
-    );
+    assert!(text(&output).contains("cannot listen on 127.0.0.1"), "{}", text(&output));
 }
 
 #[test]
@@ -329,27 +260,16 @@ fn t60_secrets_are_in_no_log_even_at_trace() {
     );
     for model in ["k/m", "k/refuse", "openai/refuse"] {
         let body = json!({"model": model, "input": "prompt-canary", "stream": true}).to_string();
-        let bearer = [
-            JSON,
-            ("authorization", "Bearer login-canary-12345"),
-            ("cookie", "cookie-canary"),
-        ];
+        let bearer =
+            [JSON, ("authorization", "Bearer login-canary-12345"), ("cookie", "cookie-canary")];
         let mut socket = TcpStream::connect(process.address).unwrap();
         socket
-            .write_all(&request(
-                process.address,
-                "POST /v1/responses",
-                &bearer,
-                body.as_bytes(),
-            ))
+            .write_all(&request(process.address, "POST /v1/responses", &bearer, body.as_bytes()))
             .unwrap();
         let mut bytes = Vec::new();
         socket.read_to_end(&mut bytes).unwrap();
         let answer = String::from_utf8_lossy(&bytes).replace("answer-canary", "");
-        assert!(
-            !answer.contains("key-canary") && !answer.contains("login-canary"),
-            "{answer}"
-        );
+        assert!(!answer.contains("key-canary") && !answer.contains("login-canary"), "{answer}");
     }
     let log = process.log();
     assert!(log.contains("\"message\":\"turn\""), "{log}");

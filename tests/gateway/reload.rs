@@ -74,10 +74,7 @@ async fn l05_two_hundred_reloads_under_a_hundred_streams() {
             if n % 20 == 10 {
                 write(&app, n, "{\"providers\": {\"edited\": ");
                 let refused = app.reload().await;
-                assert_eq!(
-                    (refused.status, &refused.json()["result"]),
-                    (422, &json!("refused"))
-                );
+                assert_eq!((refused.status, &refused.json()["result"]), (422, &json!("refused")));
                 assert!(refused.json()["problems"][0]["line"].is_number());
                 assert_eq!(app.metric("ocx_config_last_reload_successful"), 0.0);
                 assert_eq!(app.metric("ocx_config_diverged"), 1.0);
@@ -85,15 +82,8 @@ async fn l05_two_hundred_reloads_under_a_hundred_streams() {
             }
         }
         let after = app.shared.cell.load_full();
-        assert!(
-            after.providers["kept"].is_same(&before.providers["kept"]),
-            "the same actor"
-        );
-        assert_eq!(
-            app.metric("ocx_open_streams"),
-            101.0,
-            "all of them still run"
-        );
+        assert!(after.providers["kept"].is_same(&before.providers["kept"]), "the same actor");
+        assert_eq!(app.metric("ocx_open_streams"), 101.0, "all of them still run");
         assert!(app.metric("ocx_config_draining_generations") >= 1.0);
     };
     let (undisturbed, answers, ()) = tokio::join!(undisturbed, join_all(streams), edits);
@@ -103,10 +93,7 @@ async fn l05_two_hundred_reloads_under_a_hundred_streams() {
         let expected = undisturbed.replace("kept/m", model);
         assert!(anonymous(&answer.text()) == expected, "stream {n} differs");
     }
-    assert!(
-        undisturbed.contains("word 249"),
-        "the baseline is a whole answer"
-    );
+    assert!(undisturbed.contains("word 249"), "the baseline is a whole answer");
     assert_eq!(app.metric("ocx_config_generation"), 201.0);
     assert!(app.metric("ocx_config_reloads_total{result=\"parse_error\"") >= 10.0);
     assert!(
@@ -116,11 +103,7 @@ async fn l05_two_hundred_reloads_under_a_hundred_streams() {
             .contains("ocx_config_reloads_total{result=\"parse_error\"")
     );
     sleep(Duration::from_millis(1500)).await;
-    assert_eq!(
-        app.metric("ocx_config_draining_generations"),
-        0.0,
-        "nothing old is left"
-    );
+    assert_eq!(app.metric("ocx_config_draining_generations"), 0.0, "nothing old is left");
 }
 
 #[actix::test]
@@ -133,17 +116,9 @@ async fn a_removed_provider_finishes_its_streams_and_is_gone_for_new_ones() {
     .await;
     let remove = async {
         sleep(Duration::from_millis(200)).await;
-        fs::write(
-            &app.config,
-            json!({"providers": {"b": provider(&url)}}).to_string(),
-        )
-        .unwrap();
+        fs::write(&app.config, json!({"providers": {"b": provider(&url)}}).to_string()).unwrap();
         assert_eq!(app.reload().await.json()["result"], "applied");
-        assert_eq!(
-            app.metric("ocx_provider_up{provider=\"a\"}"),
-            0.0,
-            "its series are gone"
-        );
+        assert_eq!(app.metric("ocx_provider_up{provider=\"a\"}"), 0.0, "its series are gone");
         app.get("/v1/models").await
     };
     let (answer, _) = tokio::join!(app.ask("a/m"), remove);
@@ -165,12 +140,7 @@ async fn streams_of_a_removed_provider_end_at_the_drain_deadline() {
     let (answer, ()) = tokio::join!(app.ask("a/m"), remove);
     let terminal = answer.terminal();
     assert_eq!(terminal["type"], "response.failed");
-    assert!(
-        terminal["response"]["error"]["message"]
-            .as_str()
-            .unwrap()
-            .contains("removed")
-    );
+    assert!(terminal["response"]["error"]["message"].as_str().unwrap().contains("removed"));
 }
 
 #[actix::test]
@@ -184,14 +154,8 @@ async fn what_needs_a_restart_is_refused_whole() {
     fs::write(&app.config, changed.to_string()).unwrap();
     let answer = app.reload().await;
     assert_eq!(answer.status, 409);
-    assert_eq!(
-        answer.json()["restart_required"],
-        json!(["port", "shutdownTimeoutMs"])
-    );
-    assert_eq!(
-        app.shared.cell.load().config.providers["edited"].models,
-        ["edit-0"]
-    );
+    assert_eq!(answer.json()["restart_required"], json!(["port", "shutdownTimeoutMs"]));
+    assert_eq!(app.shared.cell.load().config.providers["edited"].models, ["edit-0"]);
 }
 
 #[actix::test]

@@ -14,9 +14,7 @@ use crate::{
 /// A stream of so many events, a pause before each.
 pub fn paced(events: usize, millis: u64) -> Reply {
     let reply = (0..events).fold(Reply::stream(), |reply, n| {
-        reply
-            .frames(&[chat::text(&format!("word {n} "))])
-            .pause(millis)
+        reply.frames(&[chat::text(&format!("word {n} "))]).pause(millis)
     });
     reply.frames(&chat::end("stop")).end()
 }
@@ -42,23 +40,13 @@ async fn fifty_streams_on_two_providers_outlive_the_panics_of_one() {
     };
     let (answers, next) = tokio::join!(join_all(streams), drill);
     for (n, answer) in answers.iter().enumerate() {
-        let expected = if n % 2 == 0 {
-            undisturbed.clone()
-        } else {
-            undisturbed.replace("a/m", "b/m")
-        };
+        let expected =
+            if n % 2 == 0 { undisturbed.clone() } else { undisturbed.replace("a/m", "b/m") };
         assert_eq!(anonymous(&answer.text()), expected, "stream {n}");
         assert_eq!(answer.terminal()["type"], "response.completed");
     }
-    assert_eq!(
-        next.terminal()["type"],
-        "response.completed",
-        "the next request succeeds"
-    );
-    assert_eq!(
-        app.metric("ocx_actor_restarts_total{actor=\"a\",cause=\"panic\"}"),
-        1.0
-    );
+    assert_eq!(next.terminal()["type"], "response.completed", "the next request succeeds");
+    assert_eq!(app.metric("ocx_actor_restarts_total{actor=\"a\",cause=\"panic\"}"), 1.0);
     assert_eq!(app.metric("ocx_actor_restarts_total{actor=\"b\""), 0.0);
     assert_eq!(app.metric("ocx_open_streams"), 0.0);
 }
@@ -74,32 +62,16 @@ async fn a_provider_that_panics_too_often_fails_alone_and_a_reload_starts_it_aga
         app.shared.cell.load_full().providers["a"].drill().await;
     }
     let answer = app.ask("a/m").await;
-    assert_eq!(
-        (answer.status, answer.header("retry-after")),
-        (503, Some("1"))
-    );
-    assert!(
-        answer.text().contains("out of service"),
-        "{}",
-        answer.text()
-    );
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    assert!(answer.text().contains("out of service"), "{}", answer.text());
     assert_eq!(app.metric("ocx_actor_up{actor=\"a\"}"), 0.0);
-    assert_eq!(
-        app.metric("ocx_provider_state{provider=\"a\",state=\"failed\"}"),
-        1.0
-    );
-    assert_eq!(
-        app.ask("b/m").await.terminal()["type"],
-        "response.completed"
-    );
+    assert_eq!(app.metric("ocx_provider_state{provider=\"a\",state=\"failed\"}"), 1.0);
+    assert_eq!(app.ask("b/m").await.terminal()["type"], "response.completed");
 
     let mut changed: Value = config;
     changed["disabledModels"] = json!(["a/x"]);
     std::fs::write(&app.config, changed.to_string()).unwrap();
     assert_eq!(app.reload().await.json()["result"], "applied");
-    assert_eq!(
-        app.ask("a/m").await.terminal()["type"],
-        "response.completed"
-    );
+    assert_eq!(app.ask("a/m").await.terminal()["type"], "response.completed");
     assert_eq!(app.metric("ocx_actor_up{actor=\"a\"}"), 1.0);
 }

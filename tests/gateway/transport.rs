@@ -17,11 +17,7 @@ use crate::{
 #[actix::test]
 async fn x05_two_hundred_and_fifty_streams_to_one_host_do_not_stop_another() {
     let slow = Upstream::start(|_| {
-        Reply::stream()
-            .frames(&[chat::text("x")])
-            .pause(2500)
-            .frames(&chat::end("stop"))
-            .end()
+        Reply::stream().frames(&[chat::text("x")]).pause(2500).frames(&chat::end("stop")).end()
     });
     let quick = Upstream::start(|_| Reply::chat(&chat::end("stop")));
     let config = json!({"workers": 1, "providers": {"slow": provider(&slow.base_url()), "quick": provider(&quick.base_url())}});
@@ -31,19 +27,12 @@ async fn x05_two_hundred_and_fifty_streams_to_one_host_do_not_stop_another() {
         actix_rt::time::sleep(Duration::from_millis(1200)).await;
         assert_eq!(app.metric("ocx_open_streams"), 250.0);
         let started = Instant::now();
-        assert_eq!(
-            app.ask("quick/m").await.terminal()["type"],
-            "response.completed"
-        );
+        assert_eq!(app.ask("quick/m").await.terminal()["type"], "response.completed");
         started.elapsed()
     };
     let (answers, took) = tokio::join!(join_all(streams), other);
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(
-        answers
-            .iter()
-            .all(|answer| answer.terminal()["type"] == "response.completed")
-    );
+    assert!(answers.iter().all(|answer| answer.terminal()["type"] == "response.completed"));
 }
 
 #[actix::test]
@@ -64,10 +53,7 @@ async fn x04_a_redirect_takes_neither_key_nor_prompt_anywhere() {
         assert_eq!(answer.status, 400, "{status}");
         assert!(answer.text().contains("redirect"), "{}", answer.text());
     }
-    assert_eq!(
-        thief.connections.load(std::sync::atomic::Ordering::SeqCst),
-        0
-    );
+    assert_eq!(thief.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
 }
 
 #[actix::test]
@@ -77,11 +63,7 @@ async fn small_frames_are_not_held_back() {
     let started = Instant::now();
     app.ask("m").await;
     // Nagle against delayed acknowledgement would cost 40 ms for many of the sixty.
-    assert!(
-        started.elapsed() < Duration::from_millis(1500),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
 }
 
 #[actix::test]
@@ -96,19 +78,14 @@ async fn a_finished_connection_is_used_again() {
     for _ in 0..20 {
         assert_eq!(app.ask("m").await.terminal()["type"], "response.completed");
     }
-    let connections = upstream
-        .connections
-        .load(std::sync::atomic::Ordering::SeqCst);
+    let connections = upstream.connections.load(std::sync::atomic::Ordering::SeqCst);
     assert!(connections <= 3, "{connections} connections for 20 streams");
 }
 
 #[actix::test]
 async fn an_upstream_that_keeps_the_connection_after_the_end_holds_nobody() {
-    let upstream = Upstream::start(|_| {
-        Reply::stream()
-            .frames(&chat::end("stop"))
-            .then(Step::AwaitClose)
-    });
+    let upstream =
+        Upstream::start(|_| Reply::stream().frames(&chat::end("stop")).then(Step::AwaitClose));
     let app = App::chat(&upstream.base_url(), json!({})).await;
     let started = Instant::now();
     assert_eq!(app.ask("m").await.terminal()["type"], "response.completed");

@@ -100,10 +100,7 @@ fn check_messages(body: &Value, found: &mut Vec<String>) {
             }
             "system" | "user" | "developer" => check_content(n, &message["content"], found),
             "assistant" => {
-                let calls = message["tool_calls"]
-                    .as_array()
-                    .cloned()
-                    .unwrap_or_default();
+                let calls = message["tool_calls"].as_array().cloned().unwrap_or_default();
                 if message.get("tool_calls").is_some() && calls.is_empty() {
                     found.push(format!("message {n}: an empty list of calls"));
                 }

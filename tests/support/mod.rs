@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 pub mod chat_rules;
+pub mod transcripts;
 pub mod upstream;
 
 use std::path::PathBuf;
@@ -35,10 +36,8 @@ pub mod chat {
 
     /// A whole tool call in one chunk.
     pub fn call(index: u32, id: &str, name: &str, arguments: &Value) -> Value {
-        delta(
-            json!({"tool_calls": [{"index": index, "id": id, "type": "function",
-            "function": {"name": name, "arguments": arguments.to_string()}}]}),
-        )
+        delta(json!({"tool_calls": [{"index": index, "id": id, "type": "function",
+            "function": {"name": name, "arguments": arguments.to_string()}}]}))
     }
 
     /// A piece of a call's arguments.

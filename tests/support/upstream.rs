@@ -29,10 +29,7 @@ pub struct Asked {
 
 impl Asked {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     pub fn json(&self) -> Value {
@@ -88,9 +85,7 @@ impl Reply {
     /// Frames of a stream, a `data:` line each.
     pub fn frames<'v>(self, frames: impl IntoIterator<Item = &'v Value>) -> Self {
         frames.into_iter().fold(self, |reply, frame| {
-            let data = frame
-                .as_str()
-                .map_or_else(|| frame.to_string(), str::to_owned);
+            let data = frame.as_str().map_or_else(|| frame.to_string(), str::to_owned);
             reply.chunk(format!("data: {data}\n\n").as_bytes())
         })
     }
@@ -151,10 +146,8 @@ impl Upstream {
         };
         let (own, script) = (upstream.clone(), Arc::new(script) as Arc<Script>);
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let listener = TcpListener::from_std(listener).unwrap();
                 loop {
@@ -245,10 +238,5 @@ async fn read_request(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<As
         }
     }
     let body = buffer.drain(..length).collect();
-    Some(Asked {
-        line,
-        headers,
-        body,
-        number: 0,
-    })
+    Some(Asked { line, headers, body, number: 0 })
 }

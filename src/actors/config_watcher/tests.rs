@@ -32,21 +32,10 @@ async fn bench(prepare: impl FnOnce(&Path) -> PathBuf, settings: WatchSettings) 
     };
     let cell = ProviderSupervisor::first_snapshot(&start).await.unwrap();
     let supervisor = ProviderSupervisor::new(&start, Arc::clone(&cell)).start();
-    let watcher = ConfigWatcher::new(
-        path,
-        settings,
-        loaded.digest,
-        supervisor,
-        Arc::clone(&metrics),
-    )
-    .start();
+    let watcher =
+        ConfigWatcher::new(path, settings, loaded.digest, supervisor, Arc::clone(&metrics)).start();
     sleep(Duration::from_millis(50)).await;
-    Bench {
-        dir,
-        cell,
-        metrics,
-        watcher,
-    }
+    Bench { dir, cell, metrics, watcher }
 }
 
 /// Hints only, at test speed: the regular look never comes.
@@ -80,12 +69,7 @@ impl Bench {
     fn reloads(&self, result: &str) -> u64 {
         ["watch", "poll", "signal", "api"]
             .iter()
-            .map(|trigger| {
-                self.metrics
-                    .reloads
-                    .with_label_values(&[trigger, result])
-                    .get()
-            })
+            .map(|trigger| self.metrics.reloads.with_label_values(&[trigger, result]).get())
             .sum()
     }
 }
@@ -157,11 +141,7 @@ async fn f32_kubernetes_and_symlinked_files_are_followed() {
     fs::write(dotfiles.file("dotfiles/ocx.json"), config("v2")).unwrap();
     dotfiles.until("v2", "the target written in place").await;
     fs::write(dotfiles.file("dotfiles/x"), config("v3")).unwrap();
-    fs::rename(
-        dotfiles.file("dotfiles/x"),
-        dotfiles.file("dotfiles/ocx.json"),
-    )
-    .unwrap();
+    fs::rename(dotfiles.file("dotfiles/x"), dotfiles.file("dotfiles/ocx.json")).unwrap();
     dotfiles.until("v3", "the target replaced").await;
 }
 
@@ -178,11 +158,7 @@ async fn f61_without_inotify_the_regular_look_finds_the_change() {
     bench.until("polled", "polling").await;
     fs::write(bench.file("config.json"), "{").unwrap();
     sleep(Duration::from_millis(400)).await;
-    assert_eq!(
-        bench.reloads("parse_error"),
-        1,
-        "one refusal is reported once"
-    );
+    assert_eq!(bench.reloads("parse_error"), 1, "one refusal is reported once");
 }
 
 #[actix::test]
@@ -191,45 +167,17 @@ async fn f30_what_does_not_check_changes_nothing() {
     let path = bench.file("config.json");
     let before = bench.cell.load_full();
     let ask = async || bench.watcher.send(Reload(Trigger::Api)).await.unwrap();
-    for broken in [
-        "",
-        "{",
-        "[]",
-        "{\"port\":\"x\"}",
-        "{\"defaultProvider\":\"zzz\"}",
-    ] {
+    for broken in ["", "{", "[]", "{\"port\":\"x\"}", "{\"defaultProvider\":\"zzz\"}"] {
         fs::write(&path, broken).unwrap();
         assert!(matches!(ask().await, ReloadOutcome::Refused(_)), "{broken}");
     }
-    fs::write(
-        &path,
-        config("v1").replacen('{', "{\"port\":1,\"workers\":3,", 1),
-    )
-    .unwrap();
-    assert_eq!(
-        ask().await,
-        ReloadOutcome::RestartRequired(vec!["port", "workers"])
-    );
-    assert!(
-        Arc::ptr_eq(&before, &bench.cell.load_full()),
-        "not even the pointer moved"
-    );
-    assert_eq!(
-        (
-            bench.metrics.diverged.get(),
-            bench.metrics.reload_successful.get()
-        ),
-        (1, 0)
-    );
+    fs::write(&path, config("v1").replacen('{', "{\"port\":1,\"workers\":3,", 1)).unwrap();
+    assert_eq!(ask().await, ReloadOutcome::RestartRequired(vec!["port", "workers"]));
+    assert!(Arc::ptr_eq(&before, &bench.cell.load_full()), "not even the pointer moved");
+    assert_eq!((bench.metrics.diverged.get(), bench.metrics.reload_successful.get()), (1, 0));
     fs::write(&path, config("v0")).unwrap();
     assert_eq!(ask().await, ReloadOutcome::Unchanged);
-    assert_eq!(
-        (
-            bench.metrics.diverged.get(),
-            bench.metrics.reload_successful.get()
-        ),
-        (0, 1)
-    );
+    assert_eq!((bench.metrics.diverged.get(), bench.metrics.reload_successful.get()), (0, 1));
 }
 
 #[actix::test]
@@ -242,10 +190,7 @@ async fn unchanged_providers_keep_their_actor_and_changed_ones_get_a_new_one() {
     let after = bench.cell.load_full();
     assert!(after.providers["kept"].is_same(&before.providers["kept"]));
     assert!(!after.providers["p"].is_same(&before.providers["p"]));
-    assert!(
-        before.providers["p"].is_alive(),
-        "the old one serves whoever holds it"
-    );
+    assert!(before.providers["p"].is_alive(), "the old one serves whoever holds it");
     drop(after);
     drop(before);
 }

@@ -27,16 +27,10 @@ impl Handler<Dispatch> for ProviderActor {
         let provider = || spec.id.to_string();
         if spec.base_url.contains(['{', '}']) {
             let base_url = spec.base_url.clone();
-            return Err(DispatchError::Placeholder {
-                provider: provider(),
-                base_url,
-            });
+            return Err(DispatchError::Placeholder { provider: provider(), base_url });
         }
         if let Some(left) = self.cooling_left() {
-            return Err(DispatchError::CoolingDown {
-                provider: provider(),
-                left,
-            });
+            return Err(DispatchError::CoolingDown { provider: provider(), left });
         }
         let credential = self.credential(caller)?;
         let Ok(slot) = Arc::clone(&self.seed.slots).try_acquire_owned() else {
@@ -76,10 +70,7 @@ impl ProviderActor {
             }
             _ => "set `apiKey` in its config, or `authMode` to `local` if it needs none".to_owned(),
         };
-        DispatchError::NoKey {
-            provider: spec.id.to_string(),
-            hint,
-        }
+        DispatchError::NoKey { provider: spec.id.to_string(), hint }
     }
 }
 

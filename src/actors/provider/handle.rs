@@ -24,10 +24,7 @@ impl ProviderHandle {
 
     /// For the next snapshot.
     pub(in crate::actors) fn again(&self) -> Self {
-        Self {
-            spec: Arc::clone(&self.spec),
-            addr: self.addr.clone(),
-        }
+        Self { spec: Arc::clone(&self.spec), addr: self.addr.clone() }
     }
 
     /// The provider as it is configured.

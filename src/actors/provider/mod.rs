@@ -60,8 +60,7 @@ fn since_epoch() -> u64 {
 impl Retirement {
     fn begin(&self, drain: Duration) {
         let drain = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
-        self.deadline
-            .store(since_epoch().saturating_add(drain), Ordering::Relaxed);
+        self.deadline.store(since_epoch().saturating_add(drain), Ordering::Relaxed);
         self.retired.store(true, Ordering::Release);
     }
 
@@ -82,11 +81,7 @@ pub(super) struct ProviderActor {
 
 impl ProviderActor {
     pub fn new(seed: Arc<Seed>) -> Self {
-        Self {
-            seed,
-            cooling_until: None,
-            models: models::ModelList::default(),
-        }
+        Self { seed, cooling_until: None, models: models::ModelList::default() }
     }
 
     fn publish_state(&self) {
@@ -97,9 +92,7 @@ impl ProviderActor {
         } else {
             "ready"
         };
-        self.seed
-            .metrics
-            .set_provider_state(self.seed.spec.id.as_str(), state);
+        self.seed.metrics.set_provider_state(self.seed.spec.id.as_str(), state);
     }
 
     fn cooling_left(&self) -> Option<Duration> {
@@ -113,11 +106,7 @@ impl Actor for ProviderActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        self.seed
-            .metrics
-            .actor_up
-            .with_label_values(&[self.seed.spec.id.as_str()])
-            .set(1);
+        self.seed.metrics.actor_up.with_label_values(&[self.seed.spec.id.as_str()]).set(1);
         self.publish_state();
     }
 }

@@ -48,10 +48,7 @@ impl Handler<ListModels> for ProviderActor {
     type Result = Response<List>;
 
     fn handle(&mut self, _: ListModels, ctx: &mut Context<Self>) -> Self::Result {
-        let fresh = self
-            .models
-            .fresh_until
-            .is_some_and(|until| Instant::now() < until);
+        let fresh = self.models.fresh_until.is_some_and(|until| Instant::now() < until);
         if let (true, Some(known)) = (fresh, &self.models.known) {
             return Response::reply(Arc::clone(known));
         }
@@ -83,11 +80,7 @@ impl ProviderActor {
         this.models.fetching = None;
         let spec = &this.seed.spec;
         let label = if result.is_ok() { "ok" } else { "error" };
-        this.seed
-            .metrics
-            .model_fetches
-            .with_label_values(&[spec.id.as_str(), label])
-            .inc();
+        this.seed.metrics.model_fetches.with_label_values(&[spec.id.as_str(), label]).inc();
         let (list, fresh_for) = match result {
             Ok(live) => (merge(live, spec), this.seed.model_ttl),
             Err(reason) => {
@@ -106,9 +99,7 @@ impl ProviderActor {
 }
 
 async fn fetch(spec: Arc<ProviderSpec>, connect: Duration) -> Result<Vec<ModelInfo>, String> {
-    let credential = spec
-        .resolve_key(&process_env)
-        .map_or(Credential::None, Credential::Key);
+    let credential = spec.resolve_key(&process_env).map_or(Credential::None, Credential::Key);
     let target = Target {
         model: "",
         base_url: &spec.base_url,
@@ -117,9 +108,7 @@ async fn fetch(spec: Arc<ProviderSpec>, connect: Duration) -> Result<Vec<ModelIn
         credential: &credential,
     };
     let adapter = adapter(spec.adapter);
-    let request = adapter
-        .list_models(&target)
-        .ok_or("this protocol has no model list")?;
+    let request = adapter.list_models(&target).ok_or("this protocol has no model list")?;
     let exchange = async {
         let mut response = Upstream::new(connect)
             .open(request, TIMEOUT)
@@ -128,18 +117,12 @@ async fn fetch(spec: Arc<ProviderSpec>, connect: Duration) -> Result<Vec<ModelIn
         if !(200..300).contains(&response.head.status) {
             return Err(format!("status {}", response.head.status));
         }
-        response
-            .body
-            .read_all(MAX_LIST)
-            .await
-            .map_err(|error| error.to_string())
+        response.body.read_all(MAX_LIST).await.map_err(|error| error.to_string())
     };
     let body = actix_rt::time::timeout(TIMEOUT, exchange)
         .await
         .map_err(|_| "it took too long".to_owned())??;
-    adapter
-        .parse_models(&body)
-        .map_err(|error| error.to_string())
+    adapter.parse_models(&body).map_err(|error| error.to_string())
 }
 
 /// The models of the config.
@@ -151,11 +134,7 @@ pub(super) fn configured(spec: &ProviderSpec) -> List {
 fn merge(mut models: Vec<ModelInfo>, spec: &ProviderSpec) -> List {
     for id in spec.models.iter().chain(&spec.default_model) {
         if models.iter().all(|model| model.id != *id) {
-            models.push(ModelInfo {
-                id: id.clone(),
-                owned_by: None,
-                context_window: None,
-            });
+            models.push(ModelInfo { id: id.clone(), owned_by: None, context_window: None });
         }
     }
     for model in &mut models {

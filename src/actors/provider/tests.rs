@@ -12,39 +12,26 @@ use crate::{
 
 async fn providers(providers: serde_json::Value) -> (SnapshotCell, Arc<Metrics>) {
     let text = json!({ "providers": providers }).to_string();
-    let config = config::check(text.as_bytes(), Path::new("c"), &config::process_env)
-        .unwrap()
-        .config;
+    let config =
+        config::check(text.as_bytes(), Path::new("c"), &config::process_env).unwrap().config;
     let metrics = Arc::new(Metrics::new());
     let start = Start {
         config: Arc::new(config),
         arbiter: Arbiter::current(),
         metrics: Arc::clone(&metrics),
-        backoff: Backoff {
-            first: Duration::from_millis(5),
-            ..Backoff::default()
-        },
+        backoff: Backoff { first: Duration::from_millis(5), ..Backoff::default() },
     };
-    (
-        ProviderSupervisor::first_snapshot(&start).await.unwrap(),
-        metrics,
-    )
+    (ProviderSupervisor::first_snapshot(&start).await.unwrap(), metrics)
 }
 
 fn chat(fields: serde_json::Value) -> serde_json::Value {
     let mut provider = json!({"adapter": "openai-chat", "baseUrl": "http://localhost:1"});
-    provider
-        .as_object_mut()
-        .unwrap()
-        .extend(fields.as_object().unwrap().clone());
+    provider.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     provider
 }
 
 fn caller(token: Option<&'static str>) -> CallerAuth {
-    CallerAuth::pick(
-        move |name| token.filter(|_| name == "authorization"),
-        |_| false,
-    )
+    CallerAuth::pick(move |name| token.filter(|_| name == "authorization"), |_| false)
 }
 
 #[actix::test]
@@ -61,21 +48,12 @@ async fn each_way_to_authenticate_lends_its_credential_or_says_what_is_missing()
     .await;
     let snapshot = cell.load_full();
     let ask = async |id: &str, token| {
-        snapshot.providers[id]
-            .dispatch(caller(token))
-            .await
-            .map(|lease| lease.credential.clone())
+        snapshot.providers[id].dispatch(caller(token)).await.map(|lease| lease.credential.clone())
     };
-    assert!(matches!(
-        ask("keyed", Some("Bearer x")).await,
-        Ok(Credential::Key(_))
-    ));
+    assert!(matches!(ask("keyed", Some("Bearer x")).await, Ok(Credential::Key(_))));
     assert!(matches!(ask("local", None).await, Ok(Credential::None)));
     assert!(matches!(ask("header", None).await, Ok(Credential::None)));
-    assert!(matches!(
-        ask("openai", Some("Bearer x")).await,
-        Ok(Credential::Forwarded(_))
-    ));
+    assert!(matches!(ask("openai", Some("Bearer x")).await, Ok(Credential::Forwarded(_))));
     for (id, word) in [
         ("unset", "OCX_TEST_SURELY_UNSET"),
         ("none", "apiKey"),
@@ -101,13 +79,7 @@ async fn slots_are_counted_across_a_panic() {
     drop(first);
     assert!(provider.dispatch(caller(None)).await.is_ok());
     drop(second);
-    assert_eq!(
-        metrics
-            .actor_restarts
-            .with_label_values(&["p", "panic"])
-            .get(),
-        1
-    );
+    assert_eq!(metrics.actor_restarts.with_label_values(&["p", "panic"]).get(), 1);
 }
 
 #[actix::test]
@@ -116,14 +88,9 @@ async fn a_pause_the_upstream_asked_for_is_kept_and_ends() {
     let snapshot = cell.load_full();
     let provider = &snapshot.providers["p"];
     let lease = provider.dispatch(caller(None)).await.unwrap();
-    lease.settle(LeaseOutcome::RateLimited {
-        pause: Duration::from_millis(100),
-    });
+    lease.settle(LeaseOutcome::RateLimited { pause: Duration::from_millis(100) });
     let refused = provider.dispatch(caller(None)).await.unwrap_err();
-    assert!(
-        matches!(refused, DispatchError::CoolingDown { .. }),
-        "{refused}"
-    );
+    assert!(matches!(refused, DispatchError::CoolingDown { .. }), "{refused}");
     sleep(Duration::from_millis(120)).await;
     assert!(provider.dispatch(caller(None)).await.is_ok());
 }
@@ -140,9 +107,7 @@ async fn many_who_ask_for_models_share_one_fetch_and_a_failure_falls_back() {
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        socket
-            .write_all(format!("{head}{body}").as_bytes())
-            .unwrap();
+        socket.write_all(format!("{head}{body}").as_bytes()).unwrap();
         listener.set_nonblocking(true).unwrap();
         std::thread::sleep(Duration::from_millis(200));
         listener.accept().is_err()
@@ -155,18 +120,11 @@ async fn many_who_ask_for_models_share_one_fetch_and_a_failure_falls_back() {
     let snapshot = cell.load_full();
     let asked = (0..20).map(|_| snapshot.providers["live"].models());
     for list in futures_util::future::join_all(asked).await {
-        let rows: Vec<_> = list
-            .iter()
-            .map(|m| (m.id.as_str(), m.context_window))
-            .collect();
+        let rows: Vec<_> = list.iter().map(|m| (m.id.as_str(), m.context_window)).collect();
         assert_eq!(rows, [("live", Some(5000)), ("own", Some(5000))]);
     }
     assert!(served.join().unwrap(), "no second connection");
-    let ids: Vec<_> = snapshot.providers["dead"]
-        .models()
-        .await
-        .iter()
-        .map(|m| m.id.clone())
-        .collect();
+    let ids: Vec<_> =
+        snapshot.providers["dead"].models().await.iter().map(|m| m.id.clone()).collect();
     assert_eq!(ids, ["own"]);
 }

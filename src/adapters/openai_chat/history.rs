@@ -102,16 +102,10 @@ impl<'a> ResultIndex<'a> {
         let mut waiting: HashMap<&str, VecDeque<_>> = HashMap::new();
         for (position, message) in messages.iter().enumerate() {
             if let Message::ToolResult(result) = message {
-                waiting
-                    .entry(&result.call_id)
-                    .or_default()
-                    .push_back((position, result));
+                waiting.entry(&result.call_id).or_default().push_back((position, result));
             }
         }
-        Self {
-            waiting,
-            taken: HashSet::new(),
-        }
+        Self { waiting, taken: HashSet::new() }
     }
 
     /// The first result of this id that comes after `position` and answers no other call.
@@ -195,18 +189,11 @@ impl<'a> History<'a, '_> {
                 AssistantPart::Call(call) => calls.push(call),
             }
         }
-        let reasoning_content = self
-            .keeps_reasoning
-            .then_some(reasoning)
-            .and_then(|reasoning| {
-                // Thinking models refuse a calling message without the field, even if it is lost.
-                let placeholder = (!calls.is_empty()).then_some(Cow::Borrowed(" "));
-                if reasoning.is_empty() {
-                    placeholder
-                } else {
-                    Some(reasoning.into())
-                }
-            });
+        let reasoning_content = self.keeps_reasoning.then_some(reasoning).and_then(|reasoning| {
+            // Thinking models refuse a calling message without the field, even if it is lost.
+            let placeholder = (!calls.is_empty()).then_some(Cow::Borrowed(" "));
+            if reasoning.is_empty() { placeholder } else { Some(reasoning.into()) }
+        });
         if text.is_empty() && calls.is_empty() && reasoning_content.is_none() {
             return;
         }
@@ -215,11 +202,8 @@ impl<'a> History<'a, '_> {
             _ => Content::Text(text.into()),
         };
         let ids: Vec<Cow<'a, str>> = calls.iter().map(|call| self.id(&call.call_id)).collect();
-        let tool_calls = calls
-            .iter()
-            .zip(&ids)
-            .map(|(call, id)| chat_call(call, id.clone()))
-            .collect();
+        let tool_calls =
+            calls.iter().zip(&ids).map(|(call, id)| chat_call(call, id.clone())).collect();
         self.out.push(ChatMessage {
             role: "assistant",
             content,
@@ -245,17 +229,12 @@ impl<'a> History<'a, '_> {
     /// A result whose call is not in the history gets one.
     fn orphan(&mut self, position: usize, result: &'a ToolResult) {
         let id = self.id(&result.call_id);
-        let name = result
-            .name
-            .as_ref()
-            .map_or_else(|| "tool_result".to_owned(), |name| name.wire());
+        let name =
+            result.name.as_ref().map_or_else(|| "tool_result".to_owned(), |name| name.wire());
         let call = ChatCall {
             id: id.clone(),
             kind: "function",
-            function: CalledFunction {
-                name,
-                arguments: "{}",
-            },
+            function: CalledFunction { name, arguments: "{}" },
         };
         let content = self.empty_content();
         self.out.push(ChatMessage {
@@ -280,11 +259,7 @@ impl<'a> History<'a, '_> {
         let mut text = text_of(&result.content);
         for image in images(&result.content) {
             let note = if self.sees_images { "[image]" } else { BLIND };
-            text = if text.is_empty() {
-                note.into()
-            } else {
-                format!("{text}\n{note}").into()
-            };
+            text = if text.is_empty() { note.into() } else { format!("{text}\n{note}").into() };
             if self.sees_images {
                 let line = format!("Image from the result of call {id}:");
                 pictures.push(ChatPart::Text { text: line.into() });
@@ -322,12 +297,7 @@ impl<'a> History<'a, '_> {
     }
 
     fn empty_content(&self) -> Content<'a> {
-        match self
-            .target
-            .quirks
-            .empty_assistant_content
-            .unwrap_or_default()
-        {
+        match self.target.quirks.empty_assistant_content.unwrap_or_default() {
             EmptyAssistantContent::EmptyString => Content::Text("".into()),
             EmptyAssistantContent::Null => Content::Null,
             EmptyAssistantContent::TextPart => {
@@ -370,22 +340,12 @@ impl<'a> History<'a, '_> {
 const BLIND: &str = "[an image was attached, which this model cannot see]";
 
 fn chat_call<'a>(call: &'a ToolCall, id: Cow<'a, str>) -> ChatCall<'a> {
-    let function = CalledFunction {
-        name: call.name.wire(),
-        arguments: &call.arguments,
-    };
-    ChatCall {
-        id,
-        kind: "function",
-        function,
-    }
+    let function = CalledFunction { name: call.name.wire(), arguments: &call.arguments };
+    ChatCall { id, kind: "function", function }
 }
 
 fn image_part(image: &Image) -> ChatPart<'_> {
-    let image_url = ImageUrl {
-        url: &image.url,
-        detail: image.detail.as_deref(),
-    };
+    let image_url = ImageUrl { url: &image.url, detail: image.detail.as_deref() };
     ChatPart::ImageUrl { image_url }
 }
 

@@ -19,11 +19,7 @@ impl Adapter for OpenAiChat {
         let url = endpoint(target.base_url, &["/chat/completions"], "/chat/completions")?;
         let (body, losses) = request::encode(prompt, target);
         let mut request = WireRequest::post(url, body);
-        let accept = if prompt.stream {
-            "text/event-stream"
-        } else {
-            "application/json"
-        };
+        let accept = if prompt.stream { "text/event-stream" } else { "application/json" };
         request.set("accept", HeaderText::Plain(accept.into()));
         request.set_bearer(target.credential);
         request.set_static(target.headers);

@@ -131,16 +131,12 @@ struct SchemaFormat<'a> {
 pub(super) fn encode(prompt: &Prompt, target: &Target<'_>) -> (Vec<u8>, Losses) {
     let mut losses = Losses::default();
     let (quirks, model, sampling) = (target.quirks, target.model, &prompt.sampling);
-    let limit = sampling
-        .max_output_tokens
-        .or_else(|| quirks.max_output_tokens(model));
+    let limit = sampling.max_output_tokens.or_else(|| quirks.max_output_tokens(model));
     let mut accepted = |value, refusing: Option<&Vec<String>>| {
         accepted(value, lists(refusing, model), &mut losses)
     };
-    let temperature = accepted(
-        sampling.temperature.as_ref(),
-        quirks.no_temperature_models.as_ref(),
-    );
+    let temperature =
+        accepted(sampling.temperature.as_ref(), quirks.no_temperature_models.as_ref());
     let top_p = accepted(sampling.top_p.as_ref(), quirks.no_top_p_models.as_ref());
     let penalties = quirks.no_penalty_models.as_ref();
     let presence_penalty = accepted(sampling.presence_penalty.as_ref(), penalties);
@@ -149,11 +145,8 @@ pub(super) fn encode(prompt: &Prompt, target: &Target<'_>) -> (Vec<u8>, Losses) 
     let body = Body {
         model: quirks.wire_model(model),
         stream: prompt.stream,
-        stream_options: (prompt.stream && quirks.no_stream_options != Some(true)).then_some(
-            StreamOptions {
-                include_usage: true,
-            },
-        ),
+        stream_options: (prompt.stream && quirks.no_stream_options != Some(true))
+            .then_some(StreamOptions { include_usage: true }),
         limit: Limit(limit.map(|tokens| (quirks.max_tokens_field.unwrap_or_default(), tokens))),
         temperature,
         top_p,
@@ -199,10 +192,7 @@ fn chat_tool(tool: &Tool) -> ChatTool<'_> {
         parameters: &tool.parameters,
         strict: tool.strict,
     };
-    ChatTool {
-        kind: "function",
-        function,
-    }
+    ChatTool { kind: "function", function }
 }
 
 fn tool_choice<'a>(choice: &'a ToolChoice, quirks: &Quirks, model: &str) -> Option<Choice<'a>> {
@@ -213,10 +203,9 @@ fn tool_choice<'a>(choice: &'a ToolChoice, quirks: &Quirks, model: &str) -> Opti
         ToolChoice::Required | ToolChoice::Named(_) if auto_only => Choice::Word("auto"),
         ToolChoice::Auto => Choice::Word("auto"),
         ToolChoice::Required => Choice::Word("required"),
-        ToolChoice::Named(name) => Choice::Named {
-            kind: "function",
-            function: NamedFunction { name },
-        },
+        ToolChoice::Named(name) => {
+            Choice::Named { kind: "function", function: NamedFunction { name } }
+        }
     })
 }
 

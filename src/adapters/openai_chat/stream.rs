@@ -105,10 +105,7 @@ impl From<WireUsage> for Usage {
         let details = wire.prompt_tokens_details.0.unwrap_or_default();
         Self {
             input: wire.prompt_tokens.unwrap_or_default(),
-            cached: details
-                .cached_tokens
-                .or(wire.prompt_cache_hit_tokens)
-                .unwrap_or_default(),
+            cached: details.cached_tokens.or(wire.prompt_cache_hit_tokens).unwrap_or_default(),
             cache_write: 0,
             output: wire.completion_tokens.unwrap_or_default(),
             reasoning: wire
@@ -140,12 +137,7 @@ struct CallState {
 
 impl ChatStream {
     pub fn new(eof_tolerant: bool) -> Self {
-        Self {
-            calls: Vec::new(),
-            finish: None,
-            said_something: false,
-            eof_tolerant,
-        }
+        Self { calls: Vec::new(), finish: None, said_something: false, eof_tolerant }
     }
 
     fn chunk(&mut self, data: &[u8], events: &mut Vec<Event>) -> Result<(), DecodeError> {
@@ -178,10 +170,7 @@ impl ChatStream {
     }
 
     fn delta(&mut self, delta: &Delta<'_>, events: &mut Vec<Event>) -> Result<(), DecodeError> {
-        let reasoning = delta
-            .reasoning_content
-            .non_empty()
-            .or(delta.reasoning.non_empty());
+        let reasoning = delta.reasoning_content.non_empty().or(delta.reasoning.non_empty());
         if let Some(text) = reasoning {
             self.said_something = true;
             events.push(Event::ReasoningDelta(text.to_owned()));
@@ -196,12 +185,7 @@ impl ChatStream {
             }
         }
         self.text(delta.refusal.or_empty(), events);
-        for call in delta
-            .tool_calls
-            .list()
-            .iter()
-            .filter_map(|call| call.0.as_ref())
-        {
+        for call in delta.tool_calls.list().iter().filter_map(|call| call.0.as_ref()) {
             self.call(call, events)?;
         }
         Ok(())
@@ -225,17 +209,10 @@ impl ChatStream {
         if let (false, Some(name)) = (call.started, function.name.non_empty()) {
             call.started = true;
             let (call_id, name) = (call.id.clone(), name.to_owned());
-            events.push(Event::CallStarted {
-                call: key,
-                call_id,
-                name,
-            });
+            events.push(Event::CallStarted { call: key, call_id, name });
             if !call.early.is_empty() {
                 let arguments = std::mem::take(&mut call.early);
-                events.push(Event::CallDelta {
-                    call: key,
-                    arguments,
-                });
+                events.push(Event::CallDelta { call: key, arguments });
             }
         }
         let arguments = match function.arguments {
@@ -249,10 +226,7 @@ impl ChatStream {
             return Ok(());
         }
         if call.started {
-            events.push(Event::CallDelta {
-                call: key,
-                arguments,
-            });
+            events.push(Event::CallDelta { call: key, arguments });
         } else {
             call.early.push_str(&arguments);
         }
@@ -268,10 +242,7 @@ impl ChatStream {
                 && id.is_some_and(|id| !call.id.is_empty() && call.id != id)
         };
         let found = match (delta.index, id) {
-            (Some(index), _) => self
-                .calls
-                .iter()
-                .rposition(|call| call.index == Some(index)),
+            (Some(index), _) => self.calls.iter().rposition(|call| call.index == Some(index)),
             (None, Some(id)) => self.calls.iter().rposition(|call| call.id == id),
             (None, None) => self.calls.len().checked_sub(1),
         };
@@ -293,30 +264,19 @@ impl ChatStream {
         if self.finish == Some(FinishReason::Length) {
             return Ok(());
         }
-        for (key, call) in self
-            .calls
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, call)| !call.ended)
-        {
+        for (key, call) in self.calls.iter_mut().enumerate().filter(|(_, call)| !call.ended) {
             if !call.started {
-                return Err(DecodeError::Malformed(
-                    "a tool call without a name".to_owned(),
-                ));
+                return Err(DecodeError::Malformed("a tool call without a name".to_owned()));
             }
             call.ended = true;
-            events.push(Event::CallEnded {
-                call: key as CallKey,
-            });
+            events.push(Event::CallEnded { call: key as CallKey });
         }
         Ok(())
     }
 
     fn done(&mut self, events: &mut Vec<Event>) -> Result<Step, DecodeError> {
         self.end_calls(events)?;
-        events.push(Event::Finished(
-            self.finish.take().unwrap_or(FinishReason::Stop),
-        ));
+        events.push(Event::Finished(self.finish.take().unwrap_or(FinishReason::Stop)));
         Ok(Step::Done)
     }
 }
@@ -356,9 +316,7 @@ impl FrameDecoder for ChatStream {
         self.chunk(body, events)?;
         if self.finish.is_none() && !self.said_something && self.calls.is_empty() {
             events.truncate(before);
-            return Err(DecodeError::Malformed(
-                "an answer without choices".to_owned(),
-            ));
+            return Err(DecodeError::Malformed("an answer without choices".to_owned()));
         }
         self.done(events).map(|_| ())
     }

@@ -19,11 +19,7 @@ impl Adapter for OpenAiResponses {
         let url = if forwards {
             endpoint(target.base_url, &["/responses"], "/responses")?
         } else {
-            let path = target
-                .quirks
-                .responses_path
-                .as_deref()
-                .unwrap_or("/v1/responses");
+            let path = target.quirks.responses_path.as_deref().unwrap_or("/v1/responses");
             let pasted: &[&str] = match &target.quirks.responses_path {
                 Some(_) => &["/responses"],
                 None => &["/responses", "/v1"],
@@ -33,11 +29,7 @@ impl Adapter for OpenAiResponses {
         let (body, losses) = request::encode(prompt, target, forwards)?;
         let mut request = WireRequest::post(url, body);
         let streams = forwards || prompt.stream;
-        let accept = if streams {
-            "text/event-stream"
-        } else {
-            "application/json"
-        };
+        let accept = if streams { "text/event-stream" } else { "application/json" };
         request.set("accept", HeaderText::Plain(accept.into()));
         // The caller's own login must win over static headers; a key may be overridden by them.
         if forwards {

@@ -65,10 +65,7 @@ pub(super) fn encode(
         }
     }
     if let Some(input) = peek.input {
-        let rules = Rules {
-            strip_ids: !stored,
-            strip_passthrough: !forwards,
-        };
+        let rules = Rules { strip_ids: !stored, strip_passthrough: !forwards };
         edits.push(("input", Edit::Set(rules.input(input))));
     }
     let body = edit_object(&prompt.raw, &edits).map_err(body)?;
@@ -127,10 +124,9 @@ impl Rules {
             return None;
         };
         let kind = item.kind.get().unwrap_or("message");
-        if let ("compaction", Some(summary)) = (
-            kind,
-            item.encrypted_content.get().and_then(compaction::open),
-        ) {
+        if let ("compaction", Some(summary)) =
+            (kind, item.encrypted_content.get().and_then(compaction::open))
+        {
             let part = serde_json::json!({"type": "input_text", "text": summary});
             return Some(
                 serde_json::json!({"type": "message", "role": "user", "content": [part]})
@@ -147,22 +143,16 @@ impl Rules {
 
     fn edits(&self, kind: &str, item: &Item<'_>) -> Vec<(&'static str, Edit)> {
         let mut edits = Vec::new();
-        let expected = ID_PREFIXES
-            .iter()
-            .find(|(name, _)| *name == kind)
-            .map(|(_, id)| id);
-        let wrong_id = item
-            .id
-            .get()
-            .is_some_and(|id| expected.is_some_and(|prefix| !id.starts_with(prefix)));
+        let expected = ID_PREFIXES.iter().find(|(name, _)| *name == kind).map(|(_, id)| id);
+        let wrong_id =
+            item.id.get().is_some_and(|id| expected.is_some_and(|prefix| !id.starts_with(prefix)));
         if (self.strip_ids && item.id.get().is_some()) || wrong_id {
             edits.push(("id", Edit::Remove));
         }
         if kind == "reasoning" {
             // Native backends refuse raw reasoning text.
-            let has_text = item
-                .content
-                .is_some_and(|content| !matches!(content.get(), "[]" | "null"));
+            let has_text =
+                item.content.is_some_and(|content| !matches!(content.get(), "[]" | "null"));
             if has_text {
                 edits.push(("content", Edit::Set("[]".into())));
             }
@@ -215,19 +205,10 @@ mod tests {
     use super::*;
 
     fn encode_raw(base_url: &str, quirks: &Quirks, credential: &Credential, body: &str) -> Encoded {
-        let prompt = crate::responses::parse(Bytes::copy_from_slice(body.as_bytes()))
-            .unwrap()
-            .prompt;
-        let target = Target {
-            model: "up",
-            base_url,
-            quirks,
-            headers: &[],
-            credential,
-        };
-        adapter(AdapterKind::OpenAiResponses)
-            .encode(&prompt, &target)
-            .unwrap()
+        let prompt =
+            crate::responses::parse(Bytes::copy_from_slice(body.as_bytes())).unwrap().prompt;
+        let target = Target { model: "up", base_url, quirks, headers: &[], credential };
+        adapter(AdapterKind::OpenAiResponses).encode(&prompt, &target).unwrap()
     }
 
     fn key() -> Credential {
@@ -244,12 +225,8 @@ mod tests {
     }
 
     fn body_of(credential: &Credential, body: &Value) -> Value {
-        let encoded = encode_raw(
-            "https://x.example",
-            &Quirks::default(),
-            credential,
-            &body.to_string(),
-        );
+        let encoded =
+            encode_raw("https://x.example", &Quirks::default(), credential, &body.to_string());
         serde_json::from_slice(&encoded.request.body).unwrap()
     }
 
@@ -266,58 +243,26 @@ mod tests {
     #[test]
     fn addresses_are_joined_without_doubling() {
         let url = |base: &str, quirks: &Quirks, credential: &Credential| {
-            encode_raw(base, quirks, credential, r#"{"model":"m"}"#)
-                .request
-                .url
+            encode_raw(base, quirks, credential, r#"{"model":"m"}"#).request.url
         };
         let plain = Quirks::default();
-        for base in [
-            "https://h",
-            "https://h/",
-            "https://h/v1",
-            "https://h/v1/responses",
-        ] {
+        for base in ["https://h", "https://h/", "https://h/v1", "https://h/v1/responses"] {
             assert_eq!(url(base, &plain, &key()), "https://h/v1/responses");
         }
-        let path = Quirks {
-            responses_path: Some("/responses".into()),
-            ..Quirks::default()
-        };
-        assert_eq!(
-            url("https://h/api", &path, &key()),
-            "https://h/api/responses"
-        );
-        assert_eq!(
-            url("https://h/codex", &plain, &forwarded()),
-            "https://h/codex/responses"
-        );
+        let path = Quirks { responses_path: Some("/responses".into()), ..Quirks::default() };
+        assert_eq!(url("https://h/api", &path, &key()), "https://h/api/responses");
+        assert_eq!(url("https://h/codex", &plain, &forwarded()), "https://h/codex/responses");
     }
 
     #[test]
     fn forward_sends_the_caller_and_what_chatgpt_accepts() {
         let body = json!({"model": "m", "max_output_tokens": 5, "metadata": {}, "input": []});
-        let encoded = encode_raw(
-            "https://h",
-            &Quirks::default(),
-            &forwarded(),
-            &body.to_string(),
-        );
+        let encoded = encode_raw("https://h", &Quirks::default(), &forwarded(), &body.to_string());
         assert_eq!(encoded.losses.to_string(), "field=2");
         let sent: Value = serde_json::from_slice(&encoded.request.body).unwrap();
-        assert_eq!(
-            sent,
-            json!({"model": "up", "input": [], "stream": true, "store": false})
-        );
-        let names: Vec<_> = encoded
-            .request
-            .headers
-            .iter()
-            .map(|(name, _)| name.as_ref())
-            .collect();
-        assert_eq!(
-            names,
-            ["content-type", "accept", "authorization", "thread-id"]
-        );
+        assert_eq!(sent, json!({"model": "up", "input": [], "stream": true, "store": false}));
+        let names: Vec<_> = encoded.request.headers.iter().map(|(name, _)| name.as_ref()).collect();
+        assert_eq!(names, ["content-type", "accept", "authorization", "thread-id"]);
         assert!(!format!("{:?}", encoded.request).contains("chatgpt"));
     }
 
@@ -331,10 +276,7 @@ mod tests {
             {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "q"}},
             7,
         ]);
-        let stored = body_of(
-            &key(),
-            &json!({"model": "m", "store": true, "input": items}),
-        );
+        let stored = body_of(&key(), &json!({"model": "m", "store": true, "input": items}));
         assert_eq!(
             stored["input"],
             json!([
@@ -346,17 +288,8 @@ mod tests {
                 7,
             ])
         );
-        let unstored = body_of(
-            &key(),
-            &json!({"model": "m", "store": false, "input": items}),
-        );
-        assert!(
-            unstored["input"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|item| item.get("id").is_none())
-        );
+        let unstored = body_of(&key(), &json!({"model": "m", "store": false, "input": items}));
+        assert!(unstored["input"].as_array().unwrap().iter().all(|item| item.get("id").is_none()));
         let forwarded = body_of(&forwarded(), &json!({"model": "m", "input": items}));
         assert!(forwarded["input"][0].get(PASSTHROUGH).is_some());
         assert!(forwarded["input"][0].get("id").is_none());

@@ -71,11 +71,7 @@ impl From<WireUsage> for Usage {
             cached: input.cached_tokens,
             cache_write: input.cache_write_tokens,
             output: wire.output_tokens,
-            reasoning: wire
-                .output_tokens_details
-                .0
-                .unwrap_or_default()
-                .reasoning_tokens,
+            reasoning: wire.output_tokens_details.0.unwrap_or_default().reasoning_tokens,
         }
     }
 }
@@ -129,9 +125,7 @@ impl FrameDecoder for Relay {
             return Err(DecodeError::Upstream(refusal::from_json(&body)));
         }
         if kind.is_empty()
-            || !kind
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+            || !kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         {
             return Err(DecodeError::Malformed("a frame without a type".to_owned()));
         }
@@ -142,16 +136,10 @@ impl FrameDecoder for Relay {
                 _ => Bytes::copy_from_slice(data),
             };
             let sequence = peek.sequence_number;
-            events.push(Event::Verbatim(Frame {
-                kind: kind.to_owned(),
-                data,
-                sequence,
-            }));
+            events.push(Event::Verbatim(Frame { kind: kind.to_owned(), data, sequence }));
         } else if finished.is_some() {
             let response = peek.response.map(RawValue::get).unwrap_or_default();
-            return self
-                .document(response.as_bytes(), events)
-                .map(|()| Step::Done);
+            return self.document(response.as_bytes(), events).map(|()| Step::Done);
         }
         let Some(finished) = finished else {
             return Ok(Step::More);
@@ -220,12 +208,7 @@ fn as_stream(response: &Value, reason: &FinishReason) -> Vec<Event> {
     let created = json!({"id": response["id"], "object": "response", "status": "in_progress",
         "created_at": response["created_at"], "model": response["model"], "output": []});
     let mut events = vec![frame("response.created", json!({ "response": created }))];
-    for (index, item) in response["output"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
+    for (index, item) in response["output"].as_array().into_iter().flatten().enumerate() {
         for kind in ["response.output_item.added", "response.output_item.done"] {
             events.push(frame(kind, json!({"output_index": index, "item": item})));
         }
@@ -268,22 +251,13 @@ mod tests {
         assert_eq!(end, Ok(()));
         let frame = |kind: &str, data: &'static str, sequence| {
             let data = Bytes::from_static(data.as_bytes());
-            Event::Verbatim(Frame {
-                kind: kind.into(),
-                data,
-                sequence: Some(sequence),
-            })
+            Event::Verbatim(Frame { kind: kind.into(), data, sequence: Some(sequence) })
         };
         assert_eq!(
             events,
             [
                 frame("response.output_text.delta", delta, 0),
-                Event::Usage(Usage {
-                    input: 3,
-                    cached: 1,
-                    output: 2,
-                    ..Usage::default()
-                }),
+                Event::Usage(Usage { input: 3, cached: 1, output: 2, ..Usage::default() }),
                 frame("response.completed", COMPLETED, 1),
                 Event::Finished(FinishReason::Stop),
             ]
@@ -303,26 +277,16 @@ mod tests {
             true,
             "data: {\"type\":\"error\",\"error\":{\"message\":\"m\",\"code\":\"c\"}}\n\n",
         );
-        let Err(DecodeError::Upstream(failure)) = end else {
-            panic!("{end:?}")
-        };
-        assert_eq!(
-            (failure.message.as_str(), failure.code.as_deref()),
-            ("m", Some("c"))
-        );
+        let Err(DecodeError::Upstream(failure)) = end else { panic!("{end:?}") };
+        assert_eq!((failure.message.as_str(), failure.code.as_deref()), ("m", Some("c")));
     }
 
     #[test]
     fn the_headers_inside_created_do_not_reach_codex() {
         let wire = r#"data: {"type":"response.created","response":{"id":"r","headers":{"openai-model":"x"}}}"#;
         let (events, _) = run(true, &format!("{wire}\n\n"));
-        let Event::Verbatim(frame) = &events[0] else {
-            panic!()
-        };
-        assert_eq!(
-            &frame.data[..],
-            br#"{"type":"response.created","response":{"id":"r"}}"#
-        );
+        let Event::Verbatim(frame) = &events[0] else { panic!() };
+        assert_eq!(&frame.data[..], br#"{"type":"response.created","response":{"id":"r"}}"#);
     }
 
     #[test]
@@ -336,16 +300,12 @@ mod tests {
         let (events, end) = run(false, &format!("data: {COMPLETED}\n\n"));
         assert_eq!(end, Ok(()));
         assert_eq!(events.len(), 3, "{events:?}");
-        let Event::Document(document) = &events[1] else {
-            panic!("{events:?}")
-        };
+        let Event::Document(document) = &events[1] else { panic!("{events:?}") };
         assert!(document.starts_with(b"{\"id\":\"r\""));
 
         let body = json!({"id": "r", "status": "completed", "output": [{"type": "message"}]});
         let mut events = Vec::new();
-        Relay::new(true)
-            .document(body.to_string().as_bytes(), &mut events)
-            .unwrap();
+        Relay::new(true).document(body.to_string().as_bytes(), &mut events).unwrap();
         let kinds: Vec<_> = events
             .iter()
             .filter_map(|event| match event {
@@ -363,9 +323,7 @@ mod tests {
             ]
         );
         for (body, cut) in [("{\"status\":\"com", true), ("{}", false)] {
-            let error = Relay::new(true)
-                .document(body.as_bytes(), &mut Vec::new())
-                .unwrap_err();
+            let error = Relay::new(true).document(body.as_bytes(), &mut Vec::new()).unwrap_err();
             assert_eq!(error == DecodeError::Truncated, cut, "{body}");
         }
     }

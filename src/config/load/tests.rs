@@ -18,11 +18,7 @@ fn ok(value: Value) -> Loaded {
 
 fn problems(text: &str) -> Vec<(String, usize)> {
     let found = load(text).expect_err(text);
-    found
-        .problems
-        .into_iter()
-        .map(|problem| (problem.pointer, problem.line))
-        .collect()
+    found.problems.into_iter().map(|problem| (problem.pointer, problem.line)).collect()
 }
 
 fn refused(value: Value) -> String {
@@ -32,10 +28,7 @@ fn refused(value: Value) -> String {
 #[test]
 fn no_file_means_one_forward_provider_on_loopback() {
     let config = Loaded::defaults(&env).config;
-    assert_eq!(
-        (config.listen.host.to_string().as_str(), config.listen.port),
-        ("127.0.0.1", 10100)
-    );
+    assert_eq!((config.listen.host.to_string().as_str(), config.listen.port), ("127.0.0.1", 10100));
     let (id, spec) = config.providers.first().unwrap();
     assert_eq!((id.as_str(), spec.auth), ("openai", AuthMode::Forward));
     assert_eq!(spec.base_url, "https://chatgpt.com/backend-api/codex");
@@ -52,19 +45,11 @@ fn a_known_provider_needs_one_line_and_the_user_wins() {
     }}));
     let providers = loaded.config.providers;
     let deepseek = &providers["deepseek"];
-    assert_eq!(
-        (deepseek.adapter, deepseek.lacks(&env)),
-        (AdapterKind::OpenAiChat, None)
-    );
+    assert_eq!((deepseek.adapter, deepseek.lacks(&env)), (AdapterKind::OpenAiChat, None));
     assert!(deepseek.quirks.preserve_reasoning_content_models.is_some());
     assert_eq!(providers["ollama"].lacks(&env), None);
     assert_eq!(providers["groq"].base_url, "https://proxy.example/v1");
-    assert!(
-        providers["groq"]
-            .lacks(&env)
-            .unwrap()
-            .contains("GROQ_API_KEY")
-    );
+    assert!(providers["groq"].lacks(&env).unwrap().contains("GROQ_API_KEY"));
     assert_eq!(loaded.config.default_provider.unwrap().as_str(), "deepseek");
 }
 
@@ -108,12 +93,7 @@ fn every_problem_is_named_with_its_place() {
 fn broken_json_has_a_line_and_column() {
     let found = load("{\n  \"port\": 1,,\n}").unwrap_err();
     assert_eq!((found.problems[0].line, found.problems[0].column), (2, 13));
-    assert!(
-        found
-            .to_string()
-            .starts_with("c.json: line 2, column 13: not valid JSON"),
-        "{found}"
-    );
+    assert!(found.to_string().starts_with("c.json: line 2, column 13: not valid JSON"), "{found}");
     for text in ["", "  \n", "\u{feff}", "[", "{\"a\":1} x", "nul"] {
         assert!(load(text).is_err(), "{text:?}");
     }
@@ -156,10 +136,7 @@ fn t10_beyond_loopback_takes_both_keys() {
         (json!({"apiKeys": ["${SET}"], "adminToken": "t"}), true),
     ] {
         let mut config = json!({"hostname": "0.0.0.0"});
-        config
-            .as_object_mut()
-            .unwrap()
-            .extend(extra.as_object().unwrap().clone());
+        config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         assert_eq!(load(&config.to_string()).is_ok(), sound, "{config}");
     }
     let access = ok(json!({"apiKeys": ["k1"]})).config.access;
@@ -170,19 +147,14 @@ fn t10_beyond_loopback_takes_both_keys() {
 fn logins_are_forwarded_to_chatgpt_only_unless_told_otherwise() {
     let provider = |fields: Value| {
         let mut provider = json!({"adapter": "openai-responses", "authMode": "forward"});
-        provider
-            .as_object_mut()
-            .unwrap()
-            .extend(fields.as_object().unwrap().clone());
+        provider.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         json!({"providers": {"p": provider}})
     };
     let evil = provider(json!({"baseUrl": "https://evil.example/backend-api/codex"}));
     assert!(refused(evil).contains("callers' logins go to https://chatgpt.com only"));
     let path = provider(json!({"baseUrl": "https://chatgpt.com/other"}));
     assert!(refused(path).contains("/backend-api/codex"));
-    ok(provider(
-        json!({"baseUrl": "http://127.0.0.1:9/x", "forwardOrigin": "http://127.0.0.1:9"}),
-    ));
+    ok(provider(json!({"baseUrl": "http://127.0.0.1:9/x", "forwardOrigin": "http://127.0.0.1:9"})));
 }
 
 #[test]
@@ -190,50 +162,30 @@ fn addresses_are_checked() {
     let with = |url: &str| {
         load(&json!({"providers": {"p": {"adapter": "openai-chat", "baseUrl": url}}}).to_string())
     };
-    for good in [
-        "https://x.example/v1",
-        "http://localhost:1",
-        "http://192.168.1.2/v1",
-        "http://box.local",
-    ] {
+    for good in
+        ["https://x.example/v1", "http://localhost:1", "http://192.168.1.2/v1", "http://box.local"]
+    {
         assert!(with(good).is_ok(), "{good}");
     }
-    for bad in [
-        "http://x.example",
-        "x",
-        "https://",
-        "https://x?key=1",
-        "https://x#f",
-        "file:///x",
-    ] {
+    for bad in ["http://x.example", "x", "https://", "https://x?key=1", "https://x#f", "file:///x"]
+    {
         assert!(with(bad).is_err(), "{bad}");
     }
     let placeholder = with("https://{account}.example/v1").unwrap();
     assert_eq!(placeholder.warnings.len(), 1);
-    assert!(
-        placeholder.config.providers["p"]
-            .lacks(&env)
-            .unwrap()
-            .contains("placeholder")
-    );
+    assert!(placeholder.config.providers["p"].lacks(&env).unwrap().contains("placeholder"));
 }
 
 #[test]
 fn equal_entries_have_equal_fingerprints() {
     let print = |provider: Value| {
-        ok(json!({"providers": {"ollama": provider}}))
-            .config
-            .providers["ollama"]
-            .fingerprint
+        ok(json!({"providers": {"ollama": provider}})).config.providers["ollama"].fingerprint
     };
     assert_eq!(
         print(json!({"models": ["a"], "liveModels": false})),
         print(json!({"liveModels": false, "models": ["a"], "unknown": 1}))
     );
-    assert_ne!(
-        print(json!({"models": ["a"]})),
-        print(json!({"models": ["b"]}))
-    );
+    assert_ne!(print(json!({"models": ["a"]})), print(json!({"models": ["b"]})));
 }
 
 #[test]
@@ -257,14 +209,9 @@ fn the_schema_describes_every_field() {
     let schema = schema();
     let properties = schema["properties"].as_object().unwrap();
     for (name, property) in properties {
-        assert!(
-            property["description"].is_string(),
-            "{name} has no description"
-        );
+        assert!(property["description"].is_string(), "{name} has no description");
     }
-    let provider = schema["$defs"]["ProviderFile"]["properties"]
-        .as_object()
-        .unwrap();
+    let provider = schema["$defs"]["ProviderFile"]["properties"].as_object().unwrap();
     assert!(provider.contains_key("apiKey") && provider.contains_key("noVisionModels"));
 }
 

@@ -25,10 +25,7 @@ fn settings(delivery: Delivery) -> EmitterSettings {
         tools: vec![
             tool(ToolName::bare("f"), ToolKind::Function),
             tool(
-                ToolName {
-                    namespace: Some("mcp__s".into()),
-                    name: "g".into(),
-                },
+                ToolName { namespace: Some("mcp__s".into()), name: "g".into() },
                 ToolKind::Function,
             ),
             tool(ToolName::bare("apply_patch"), ToolKind::Freeform),
@@ -65,28 +62,18 @@ fn frames(out: &[u8]) -> Vec<Value> {
             continue;
         }
         let data: Value = serde_json::from_slice(frame.data).unwrap();
-        assert_eq!(
-            data["type"], frame.event,
-            "the name and the type of an event agree"
-        );
+        assert_eq!(data["type"], frame.event, "the name and the type of an event agree");
         frames.push(data);
     }
     frames
 }
 
 fn started(call: u32, name: &str) -> Event {
-    Event::CallStarted {
-        call,
-        call_id: format!("call_{call}"),
-        name: name.into(),
-    }
+    Event::CallStarted { call, call_id: format!("call_{call}"), name: name.into() }
 }
 
 fn delta(call: u32, arguments: &str) -> Event {
-    Event::CallDelta {
-        call,
-        arguments: arguments.into(),
-    }
+    Event::CallDelta { call, arguments: arguments.into() }
 }
 
 fn text(text: &str) -> Event {
@@ -94,27 +81,14 @@ fn text(text: &str) -> Event {
 }
 
 fn kinds(frames: &[Value]) -> Vec<&str> {
-    frames
-        .iter()
-        .map(|frame| frame["type"].as_str().unwrap_or("[DONE]"))
-        .collect()
+    frames.iter().map(|frame| frame["type"].as_str().unwrap_or("[DONE]")).collect()
 }
 
 #[test]
 fn a_message_has_every_event_that_some_client_needs() {
-    let usage = Usage {
-        input: 10,
-        cached: 4,
-        output: 3,
-        reasoning: 1,
-        ..Usage::default()
-    };
-    let events = [
-        text("Hi "),
-        text("\"you\""),
-        Event::Usage(usage),
-        Event::Finished(FinishReason::Stop),
-    ];
+    let usage = Usage { input: 10, cached: 4, output: 3, reasoning: 1, ..Usage::default() };
+    let events =
+        [text("Hi "), text("\"you\""), Event::Usage(usage), Event::Finished(FinishReason::Stop)];
     let (_, frames) = run(Delivery::Stream, &events);
     assert_eq!(
         kinds(&frames),
@@ -153,11 +127,7 @@ fn each_kind_of_tool_is_answered_in_its_own_form() {
         (4, "shell", "{\"command\":[\"ls\"]}"),
         (5, "apply_patch", "*** raw text"),
     ] {
-        events.extend([
-            started(n, name),
-            delta(n, arguments),
-            Event::CallEnded { call: n },
-        ]);
+        events.extend([started(n, name), delta(n, arguments), Event::CallEnded { call: n }]);
     }
     events.push(Event::Finished(FinishReason::Stop));
     let (_, frames) = run(Delivery::Stream, &events);
@@ -188,28 +158,12 @@ fn each_kind_of_tool_is_answered_in_its_own_form() {
 fn an_open_call_is_never_completed() {
     for events in [
         vec![started(0, "f"), delta(0, "{\"cmd\":\"rm -rf /tmp/x")],
-        vec![
-            started(0, "f"),
-            delta(0, "{}"),
-            Event::Finished(FinishReason::Stop),
-        ],
-        vec![
-            started(0, "f"),
-            delta(0, "{oops"),
-            Event::CallEnded { call: 0 },
-        ],
+        vec![started(0, "f"), delta(0, "{}"), Event::Finished(FinishReason::Stop)],
+        vec![started(0, "f"), delta(0, "{oops"), Event::CallEnded { call: 0 }],
     ] {
         let (emitter, frames) = run(Delivery::Stream, &events);
         assert_eq!(emitter.terminal(), Some(Terminal::Failed));
-        let done: Vec<_> = frames
-            .iter()
-            .filter(|frame| frame["type"] == "response.output_item.done")
-            .collect();
-        assert_eq!(
-            (done.len(), &done[0]["item"]["status"]),
-            (1, &json!("incomplete"))
-        );
-        assert_eq!(done[0]["item"]["arguments"], "");
+        assert!(!kinds(&frames).contains(&"response.output_item.done"), "Codex would run it");
         let last = &frames[frames.len() - 2];
         assert_eq!(
             (&last["type"], &last["response"]["output"]),
@@ -219,58 +173,47 @@ fn an_open_call_is_never_completed() {
 }
 
 #[test]
-fn t31_a_tool_that_was_never_offered_fails_the_turn() {
-    let (emitter, frames) = run(
-        Delivery::Stream,
-        &[started(0, "launch"), delta(0, "{\"secret\":1}")],
-    );
-    assert_eq!(emitter.terminal(), Some(Terminal::Failed));
-    let text = serde_json::to_string(&frames).unwrap();
-    assert!(
-        text.contains("undeclared_tool") && !text.contains("secret"),
-        "{text}"
+fn half_a_message_is_not_done_when_the_answer_fails() {
+    let (_, frames) = run(Delivery::Stream, &[text("half")]);
+    assert_eq!(
+        kinds(&frames[3..]),
+        ["response.content_part.added", "response.output_text.delta", "response.failed", "[DONE]"]
     );
 }
 
 #[test]
-fn a_filter_ends_the_turn_with_a_code_that_codex_does_not_repeat() {
-    let (emitter, frames) = run(
-        Delivery::Stream,
-        &[text("a"), Event::Finished(FinishReason::Filtered)],
-    );
+fn t31_a_tool_that_was_never_offered_fails_the_turn() {
+    let (emitter, frames) =
+        run(Delivery::Stream, &[started(0, "launch"), delta(0, "{\"secret\":1}")]);
     assert_eq!(emitter.terminal(), Some(Terminal::Failed));
-    assert_eq!(
-        frames[frames.len() - 2]["response"]["error"]["code"],
-        "invalid_prompt"
-    );
+    let text = serde_json::to_string(&frames).unwrap();
+    assert!(text.contains("undeclared_tool") && !text.contains("secret"), "{text}");
+}
+
+#[test]
+fn a_filter_ends_the_turn_with_a_code_that_codex_does_not_repeat() {
+    let (emitter, frames) =
+        run(Delivery::Stream, &[text("a"), Event::Finished(FinishReason::Filtered)]);
+    assert_eq!(emitter.terminal(), Some(Terminal::Failed));
+    assert_eq!(frames[frames.len() - 2]["response"]["error"]["code"], "invalid_prompt");
 }
 
 #[test]
 fn hidden_reasoning_leaves_no_trace() {
     let mut emitter = Emitter::new(
-        EmitterSettings {
-            show_reasoning: false,
-            ..settings(Delivery::Stream)
-        },
+        EmitterSettings { show_reasoning: false, ..settings(Delivery::Stream) },
         Ids::new(1),
     );
     let mut out = BytesMut::new();
-    emitter
-        .push(Event::ReasoningDelta("hidden".into()), &mut out)
-        .unwrap();
-    emitter
-        .push(Event::Finished(FinishReason::Stop), &mut out)
-        .unwrap();
+    emitter.push(Event::ReasoningDelta("hidden".into()), &mut out).unwrap();
+    emitter.push(Event::Finished(FinishReason::Stop), &mut out).unwrap();
     assert!(!String::from_utf8_lossy(&out).contains("hidden"));
 }
 
 #[test]
 fn an_answer_over_the_limit_fails() {
     let mut emitter = Emitter::new(
-        EmitterSettings {
-            max_retained: 10,
-            ..settings(Delivery::Stream)
-        },
+        EmitterSettings { max_retained: 10, ..settings(Delivery::Stream) },
         Ids::new(1),
     );
     let mut out = BytesMut::new();
@@ -283,21 +226,13 @@ fn an_answer_over_the_limit_fails() {
 fn a_keepalive_comes_after_created_and_takes_a_number() {
     let mut emitter = Emitter::new(settings(Delivery::Stream), Ids::new(1));
     let mut out = BytesMut::new();
-    emitter.keepalive(&mut out);
-    emitter
-        .push(Event::Finished(FinishReason::Stop), &mut out)
-        .unwrap();
-    emitter.keepalive(&mut out);
+    assert_eq!(emitter.keepalive(&mut out), Some(KeepaliveStyle::Typed));
+    emitter.push(Event::Finished(FinishReason::Stop), &mut out).unwrap();
+    assert_eq!(emitter.keepalive(&mut out), None);
     let frames = frames(&out);
     assert_eq!(
         kinds(&frames),
-        [
-            "response.created",
-            "response.in_progress",
-            "keepalive",
-            "response.completed",
-            "[DONE]"
-        ]
+        ["response.created", "response.in_progress", "keepalive", "response.completed", "[DONE]"]
     );
     assert_eq!(
         (&frames[2]["sequence_number"], &frames[3]["sequence_number"]),
@@ -307,23 +242,10 @@ fn a_keepalive_comes_after_created_and_takes_a_number() {
 
 fn event() -> impl Strategy<Value = Event> {
     let call = 0u32..4;
-    let name = prop::sample::select(vec![
-        "f",
-        "mcp__s__g",
-        "apply_patch",
-        "tool_search",
-        "shell",
-        "zzz",
-    ]);
-    let piece = prop::sample::select(vec![
-        "{}",
-        "{\"input\":\"",
-        "x\"}",
-        "",
-        "{\"a\":1}",
-        "[1]",
-        "é\n",
-    ]);
+    let name =
+        prop::sample::select(vec!["f", "mcp__s__g", "apply_patch", "tool_search", "shell", "zzz"]);
+    let piece =
+        prop::sample::select(vec!["{}", "{\"input\":\"", "x\"}", "", "{\"a\":1}", "[1]", "é\n"]);
     let (call2, call3) = (call.clone(), call.clone());
     prop_oneof![
         4 => "[a-z\"\\\\é]{0,5}".prop_map(Event::TextDelta),
@@ -372,8 +294,7 @@ proptest! {
             }
         }
         prop_assert_eq!(&frames.last().unwrap()["response"]["output"], &Value::from(finished));
-        prop_assert!(open.is_none());
-        prop_assert!(emitter.terminal().is_some());
+        prop_assert!(open.is_none() || emitter.terminal() != Some(Terminal::Completed));
     }
 
     #[test]

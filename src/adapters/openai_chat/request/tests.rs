@@ -11,9 +11,7 @@ use crate::{
 
 // The caller's protocol is the natural way to write a prompt down; adapters themselves never see it.
 fn prompt(body: &Value) -> crate::model::Prompt {
-    crate::responses::parse(Bytes::from(body.to_string()))
-        .unwrap()
-        .prompt
+    crate::responses::parse(Bytes::from(body.to_string())).unwrap().prompt
 }
 
 fn encode_with(quirks: Value, body: Value) -> (Value, Losses) {
@@ -28,17 +26,9 @@ fn encode_with(quirks: Value, body: Value) -> (Value, Losses) {
     };
     let mut body = body;
     body["model"] = "m-1".into();
-    let encoded = adapter(AdapterKind::OpenAiChat)
-        .encode(&prompt(&body), &target)
-        .unwrap();
-    assert_eq!(
-        encoded.request.url,
-        "https://api.example/v1/chat/completions"
-    );
-    (
-        serde_json::from_slice(&encoded.request.body).unwrap(),
-        encoded.losses,
-    )
+    let encoded = adapter(AdapterKind::OpenAiChat).encode(&prompt(&body), &target).unwrap();
+    assert_eq!(encoded.request.url, "https://api.example/v1/chat/completions");
+    (serde_json::from_slice(&encoded.request.body).unwrap(), encoded.losses)
 }
 
 fn encode(body: Value) -> Value {
@@ -70,21 +60,15 @@ fn summary(messages: &Value) -> Vec<String> {
             other => other.to_string(),
         };
         let id = message["tool_call_id"].as_str().unwrap_or_default();
-        format!(
-            "{}:{id}{}:{content}",
-            message["role"].as_str().unwrap(),
-            calls.join("+")
-        )
+        format!("{}:{id}{}:{content}", message["role"].as_str().unwrap(), calls.join("+"))
     };
     messages.as_array().unwrap().iter().map(row).collect()
 }
 
 #[test]
 fn a_plain_question_has_no_field_too_many() {
-    let body = encode(
-        json!({"input": "hi", "stream": true, "store": false, "include": ["x"],
-        "metadata": {}, "prompt_cache_key": "k", "service_tier": "auto", "parallel_tool_calls": true}),
-    );
+    let body = encode(json!({"input": "hi", "stream": true, "store": false, "include": ["x"],
+        "metadata": {}, "prompt_cache_key": "k", "service_tier": "auto", "parallel_tool_calls": true}));
     assert_eq!(
         body,
         json!({"model": "m-1", "stream": true, "stream_options": {"include_usage": true},
@@ -188,10 +172,8 @@ fn pictures_in_results_come_after_the_batch() {
             {"type": "text", "text": "Image from the result of call a:"},
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "high"}}]})
     );
-    let (blind, losses) = encode_with(
-        json!({"noVisionModels": ["m-1"]}),
-        json!({"input": history}),
-    );
+    let (blind, losses) =
+        encode_with(json!({"noVisionModels": ["m-1"]}), json!({"input": history}));
     assert!(!blind.to_string().contains("base64"), "{blind}");
     assert_eq!(losses.to_string(), "image=1");
 }
@@ -201,15 +183,10 @@ fn reasoning_goes_back_only_to_models_that_need_it() {
     let thought = json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]});
     let input = json!([{"role": "user", "content": "q"}, thought, call("a"), result("a"), call("b"), result("b")]);
     assert!(!messages(input.clone()).to_string().contains("hm"));
-    let (body, _) = encode_with(
-        json!({"preserveReasoningContentModels": ["m-1"]}),
-        json!({"input": input}),
-    );
+    let (body, _) =
+        encode_with(json!({"preserveReasoningContentModels": ["m-1"]}), json!({"input": input}));
     assert_eq!(body["messages"][1]["reasoning_content"], "hm");
-    assert_eq!(
-        body["messages"][3]["reasoning_content"], " ",
-        "lost, but the field is demanded"
-    );
+    assert_eq!(body["messages"][3]["reasoning_content"], " ", "lost, but the field is demanded");
     assert!(body["messages"][0].get("reasoning_content").is_none());
 }
 
@@ -226,14 +203,8 @@ fn tools_and_choice_are_translated() {
         body["tools"][0],
         json!({"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}, "strict": false}})
     );
-    assert_eq!(
-        body["tool_choice"],
-        json!({"type": "function", "function": {"name": "mcp__s__g"}})
-    );
-    assert_eq!(
-        body["tools"][2]["function"]["parameters"]["required"],
-        json!(["input"])
-    );
+    assert_eq!(body["tool_choice"], json!({"type": "function", "function": {"name": "mcp__s__g"}}));
+    assert_eq!(body["tools"][2]["function"]["parameters"]["required"], json!(["input"]));
     assert!(body.get("parallel_tool_calls").is_none());
     let none = encode(json!({"input": "x", "tool_choice": "required"}));
     assert!(none.get("tool_choice").is_none() && none.get("tools").is_none());
@@ -251,17 +222,9 @@ fn tools_and_choice_are_translated() {
 #[test]
 fn each_way_of_thinking_has_its_field() {
     let with = |quirks: Value, effort: &str| {
-        let (body, _) = encode_with(
-            quirks,
-            json!({"input": "x", "reasoning": {"effort": effort}}),
-        );
-        let keep = [
-            "reasoning_effort",
-            "thinking",
-            "thinking_budget",
-            "reasoning",
-            "reasoning_split",
-        ];
+        let (body, _) = encode_with(quirks, json!({"input": "x", "reasoning": {"effort": effort}}));
+        let keep =
+            ["reasoning_effort", "thinking", "thinking_budget", "reasoning", "reasoning_split"];
         let mut fields = body.as_object().unwrap().clone();
         fields.retain(|name, _| keep.contains(&name.as_str()));
         Value::Object(fields)
@@ -270,34 +233,19 @@ fn each_way_of_thinking_has_its_field() {
     assert_eq!(with(json!({}), "max"), json!({"reasoning_effort": "xhigh"}));
     assert_eq!(with(json!({}), "none"), json!({}));
     assert_eq!(with(json!({}), "warp"), json!({}));
-    assert_eq!(
-        with(json!({"noReasoningModels": models}), "high"),
-        json!({})
-    );
+    assert_eq!(with(json!({"noReasoningModels": models}), "high"), json!({}));
     let gateway = json!({"reasoningWireFormat": "gateway-object"});
     assert_eq!(
         with(gateway.clone(), "low"),
         json!({"reasoning": {"enabled": true, "effort": "low"}})
     );
-    assert_eq!(
-        with(gateway, "none"),
-        json!({"reasoning": {"enabled": false}})
-    );
+    assert_eq!(with(gateway, "none"), json!({"reasoning": {"enabled": false}}));
     let budget = json!({"thinkingBudgetModels": models});
-    assert_eq!(
-        with(budget.clone(), "low"),
-        json!({"thinking_budget": 6553})
-    );
+    assert_eq!(with(budget.clone(), "low"), json!({"thinking_budget": 6553}));
     assert_eq!(with(budget, "minimal"), json!({"thinking_budget": 0}));
     let toggle = json!({"thinkingToggleModels": models, "reasoningEffortMap": {"high": "enabled", "none": "disabled"}});
-    assert_eq!(
-        with(toggle.clone(), "high"),
-        json!({"thinking": {"type": "enabled"}})
-    );
-    assert_eq!(
-        with(toggle.clone(), "none"),
-        json!({"thinking": {"type": "disabled"}})
-    );
+    assert_eq!(with(toggle.clone(), "high"), json!({"thinking": {"type": "enabled"}}));
+    assert_eq!(with(toggle.clone(), "none"), json!({"thinking": {"type": "disabled"}}));
     assert_eq!(with(toggle, "low"), json!({}));
     assert_eq!(
         with(json!({"reasoningSplitModels": models}), "low"),
@@ -346,11 +294,7 @@ fn a_longer_history_begins_with_the_bytes_of_the_shorter() {
             credential: &Credential::None,
         };
         let body = json!({"model": "m", "stream": true, "input": input, "tools": [{"type": "function", "name": "f"}]});
-        adapter(AdapterKind::OpenAiChat)
-            .encode(&prompt(&body), &target)
-            .unwrap()
-            .request
-            .body
+        adapter(AdapterKind::OpenAiChat).encode(&prompt(&body), &target).unwrap().request.body
     };
     let mut history = vec![
         json!({"role": "developer", "content": "base"}),

@@ -7,9 +7,7 @@ fn stream(tolerant: bool, frames: &[Value]) -> (Vec<Event>, Result<(), DecodeErr
     let mut decoder = SseDecoder::new(ChatStream::new(tolerant));
     let mut events = Vec::new();
     for frame in frames {
-        let data = frame
-            .as_str()
-            .map_or_else(|| frame.to_string(), str::to_owned);
+        let data = frame.as_str().map_or_else(|| frame.to_string(), str::to_owned);
         match decoder.push(format!("data: {data}\n\n").as_bytes(), &mut events) {
             Ok(Step::Done) => return (events, Ok(())),
             Ok(Step::More) => {}
@@ -43,18 +41,11 @@ fn text(text: &str) -> Event {
 }
 
 fn started(call: u32, id: &str, name: &str) -> Event {
-    Event::CallStarted {
-        call,
-        call_id: id.into(),
-        name: name.into(),
-    }
+    Event::CallStarted { call, call_id: id.into(), name: name.into() }
 }
 
 fn arguments(call: u32, arguments: &str) -> Event {
-    Event::CallDelta {
-        call,
-        arguments: arguments.into(),
-    }
+    Event::CallDelta { call, arguments: arguments.into() }
 }
 
 #[test]
@@ -68,21 +59,8 @@ fn usage_may_share_a_chunk_with_the_last_words() {
         finish("stop"),
         "[DONE]".into(),
     ]);
-    let usage = Usage {
-        input: 9,
-        cached: 4,
-        cache_write: 0,
-        output: 5,
-        reasoning: 2,
-    };
-    assert_eq!(
-        events,
-        [
-            Event::Usage(usage),
-            text("end"),
-            Event::Finished(FinishReason::Stop)
-        ]
-    );
+    let usage = Usage { input: 9, cached: 4, cache_write: 0, output: 5, reasoning: 2 };
+    assert_eq!(events, [Event::Usage(usage), text("end"), Event::Finished(FinishReason::Stop)]);
 }
 
 #[test]
@@ -117,20 +95,14 @@ fn odd_numbering_is_understood() {
         fragment(json!({"index": 0, "id": "b", "function": {"name": "g", "arguments": {"x": 1}}})),
         finish("tool_calls"),
     ]);
-    assert_eq!(
-        one_index[2..4],
-        [started(1, "b", "g"), arguments(1, "{\"x\":1}")]
-    );
+    assert_eq!(one_index[2..4], [started(1, "b", "g"), arguments(1, "{\"x\":1}")]);
     let no_index = ok(&[
         fragment(json!({"id": "a", "function": {"arguments": "{"}})),
         fragment(json!({"id": "a", "function": {"name": "f"}})),
         fragment(json!({"function": {"arguments": "}"}})),
         finish("stop"),
     ]);
-    assert_eq!(
-        no_index[..3],
-        [started(0, "a", "f"), arguments(0, "{"), arguments(0, "}")]
-    );
+    assert_eq!(no_index[..3], [started(0, "a", "f"), arguments(0, "{"), arguments(0, "}")]);
 }
 
 #[test]
@@ -166,19 +138,11 @@ fn an_end_without_a_word_of_it_is_a_cut() {
     let said = [delta(json!({"content": "half"}))];
     assert_eq!(stream(false, &said).1, Err(DecodeError::Truncated));
     assert_eq!(stream(true, &said).1, Ok(()));
-    assert_eq!(
-        stream(true, &[delta(json!({"role": "assistant"}))]).1,
-        Err(DecodeError::Truncated)
-    );
+    assert_eq!(stream(true, &[delta(json!({"role": "assistant"}))]).1, Err(DecodeError::Truncated));
     assert_eq!(stream(false, &[]).1, Err(DecodeError::Empty));
-    let call = [fragment(
-        json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}}),
-    )];
-    assert_eq!(
-        stream(true, &call).1,
-        Err(DecodeError::Truncated),
-        "half a call is never done"
-    );
+    let call =
+        [fragment(json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}}))];
+    assert_eq!(stream(true, &call).1, Err(DecodeError::Truncated), "half a call is never done");
     assert_eq!(
         stream(false, &[said[0].clone(), finish("stop")]).1,
         Ok(()),
@@ -193,41 +157,22 @@ fn a_call_that_the_limit_cut_stays_open() {
         finish("length"),
     ]);
     assert_eq!(events[2..], [Event::Finished(FinishReason::Length)]);
-    assert_eq!(
-        ok(&[finish("content_filter")]),
-        [Event::Finished(FinishReason::Filtered)]
-    );
+    assert_eq!(ok(&[finish("content_filter")]), [Event::Finished(FinishReason::Filtered)]);
 }
 
 #[test]
 fn an_error_in_the_stream_is_the_upstreams_no() {
     for (error, code) in [
-        (
-            json!({"error": {"message": "busy", "code": "overloaded"}}),
-            Some("overloaded"),
-        ),
+        (json!({"error": {"message": "busy", "code": "overloaded"}}), Some("overloaded")),
         (json!({"error": "busy"}), None),
     ] {
-        let Err(DecodeError::Upstream(failure)) = stream(false, &[error]).1 else {
-            panic!()
-        };
-        assert_eq!(
-            (failure.message.as_str(), failure.code.as_deref()),
-            ("busy", code)
-        );
+        let Err(DecodeError::Upstream(failure)) = stream(false, &[error]).1 else { panic!() };
+        assert_eq!((failure.message.as_str(), failure.code.as_deref()), ("busy", code));
     }
-    assert!(matches!(
-        stream(false, &["garbage".into()]).1,
-        Err(DecodeError::Malformed(_))
-    ));
-    let unnamed = [
-        fragment(json!({"index": 0, "id": "a", "function": {"arguments": "{}"}})),
-        finish("stop"),
-    ];
-    assert!(matches!(
-        stream(false, &unnamed).1,
-        Err(DecodeError::Malformed(_))
-    ));
+    assert!(matches!(stream(false, &["garbage".into()]).1, Err(DecodeError::Malformed(_))));
+    let unnamed =
+        [fragment(json!({"index": 0, "id": "a", "function": {"arguments": "{}"}})), finish("stop")];
+    assert!(matches!(stream(false, &unnamed).1, Err(DecodeError::Malformed(_))));
 }
 
 #[test]
@@ -245,12 +190,7 @@ fn a_document_gives_the_events_of_the_stream() {
     assert_eq!(
         events,
         [
-            Event::Usage(Usage {
-                input: 1,
-                cached: 1,
-                output: 2,
-                ..Usage::default()
-            }),
+            Event::Usage(Usage { input: 1, cached: 1, output: 2, ..Usage::default() }),
             Event::ReasoningDelta("r".into()),
             started(0, "a", "f"),
             arguments(0, "{\"x\":1}"),
@@ -258,18 +198,9 @@ fn a_document_gives_the_events_of_the_stream() {
             Event::Finished(FinishReason::Stop),
         ]
     );
-    assert_eq!(
-        read(b"{\"choices\":[{\"mess").1,
-        Err(DecodeError::Truncated)
-    );
+    assert_eq!(read(b"{\"choices\":[{\"mess").1, Err(DecodeError::Truncated));
     for odd in ["{}", "[]", "{\"choices\":[]}", "<html>"] {
-        assert!(
-            matches!(read(odd.as_bytes()).1, Err(DecodeError::Malformed(_))),
-            "{odd}"
-        );
+        assert!(matches!(read(odd.as_bytes()).1, Err(DecodeError::Malformed(_))), "{odd}");
     }
-    assert!(matches!(
-        read(br#"{"error":{"message":"x"}}"#).1,
-        Err(DecodeError::Upstream(_))
-    ));
+    assert!(matches!(read(br#"{"error":{"message":"x"}}"#).1, Err(DecodeError::Upstream(_))));
 }
