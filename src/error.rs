@@ -62,6 +62,12 @@ pub enum GatewayError {
         /// The caller's own login was used, so the caller can mend it.
         forwarded: bool,
     },
+    /// The turn goes on from an answer that nobody has kept.
+    #[error(
+        "ocx keeps no answers, so `previous_response_id` cannot be resolved; send the whole \
+         conversation in `input`"
+    )]
+    NoHistory,
     /// The upstream's answer cannot be given on.
     #[error("{}", .0.message)]
     Answer(Failure),
@@ -235,7 +241,7 @@ impl GatewayError {
         match self {
             Self::Body(_) | Self::Parse(_) => ErrorClass::InvalidRequest,
             Self::Route(_) => ErrorClass::UnknownModel,
-            Self::Encode(_) => ErrorClass::InvalidRequest,
+            Self::Encode(_) | Self::NoHistory => ErrorClass::InvalidRequest,
             Self::Dispatch(error) => match error {
                 DispatchError::Placeholder { .. } => ErrorClass::InvalidRequest,
                 DispatchError::NoKey { .. } => ErrorClass::Unauthenticated,
@@ -280,6 +286,8 @@ impl GatewayError {
         let row = class.row();
         let code: Cow<'static, str> = match self {
             Self::Body(BodyError::TooLarge(_)) => "request_too_large".into(),
+            // Codex answers this one by sending everything.
+            Self::NoHistory => "previous_response_not_found".into(),
             _ => row.code.into(),
         };
         Failure {

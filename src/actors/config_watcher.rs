@@ -29,6 +29,8 @@ use crate::{
 /// How the file is watched.
 #[derive(Clone, Copy, Debug)]
 pub struct WatchSettings {
+    /// Whether to ask the file system for hints at all.
+    pub hints: bool,
     /// Quiet time after the last hint before the file is read.
     pub quiet: Duration,
     /// Longest wait under a stream of hints.
@@ -42,6 +44,7 @@ pub struct WatchSettings {
 impl Default for WatchSettings {
     fn default() -> Self {
         Self {
+            hints: true,
             quiet: Duration::from_millis(200),
             quiet_max: Duration::from_secs(1),
             second_look: Duration::from_millis(100),
@@ -197,6 +200,9 @@ impl ConfigWatcher {
     }
 
     fn start_watching(&mut self, ctx: &mut Context<Self>) {
+        if !self.settings.hints {
+            return self.metrics.watch_healthy.set(0);
+        }
         let (addr, names) = (ctx.address().downgrade(), Arc::clone(&self.names));
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if let (true, Some(addr)) = (matters(&event, &names), addr.upgrade()) {

@@ -174,6 +174,7 @@ fn fixed_fields(running: &Config, wanted: &Config) -> Vec<&'static str> {
         ("hostname", from.host != to.host),
         ("port", from.port != to.port),
         ("workers", from.workers != to.workers),
+        ("watch", running.watch != wanted.watch),
         ("connectTimeoutMs", running.limits.timeouts.connect != wanted.limits.timeouts.connect),
         ("shutdownTimeoutMs", running.limits.shutdown != wanted.limits.shutdown),
     ];

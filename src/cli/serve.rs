@@ -18,7 +18,7 @@ use crate::{
         Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
         WatchSettings,
     },
-    config::{self, Config, DataKey, Home, Loaded, process_env},
+    config::{self, Config, DataKey, Home, Loaded, WatchMode, process_env},
     http::{self, Lifecycle, Listening, Shared},
     telemetry::{Metrics, logging},
 };
@@ -63,7 +63,9 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let program = Program { path, loaded, listener, admin, watch: WatchSettings::default() };
+    let hints = loaded.config.watch == WatchMode::Auto;
+    let watch = WatchSettings { hints, ..WatchSettings::default() };
+    let program = Program { path, loaded, listener, admin, watch };
     actix_web::rt::System::new().block_on(run_program(program))
 }
 

@@ -54,6 +54,7 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
         default_provider,
         providers,
         disabled_models: file.disabled_models.iter().flatten().cloned().collect(),
+        watch: file.watch.unwrap_or_default(),
     };
     let models: usize = config.providers.values().map(|provider| provider.models.len()).sum();
     if models > MAX_MODELS {

@@ -86,9 +86,24 @@ pub struct ConfigFile {
     /// Largest request body, after decompression, in bytes. Default 268435456.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body_bytes: Option<u64>,
+    /// `auto` (default) watches the config file and looks at it every two seconds besides; `poll`
+    /// only looks. Takes effect at the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchMode>,
     /// What we do not know, kept for whoever does.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// How changes of the config file are noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchMode {
+    /// By events of the file system, and by looking.
+    #[default]
+    Auto,
+    /// By looking only.
+    Poll,
 }
 
 /// One upstream. Quirks are written among its fields.

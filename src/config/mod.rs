@@ -9,7 +9,7 @@ mod paths;
 mod secret;
 mod spec;
 
-pub use file::{ConfigFile, ProviderFile};
+pub use file::{ConfigFile, ProviderFile, WatchMode};
 pub use load::{ConfigProblem, ConfigProblems, Loaded, MAX_FILE, check, check_file, schema};
 pub use paths::Home;
 pub use secret::{Env, KeySource, SecretText, process_env};

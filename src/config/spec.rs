@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
-use super::{Env, KeySource};
+use super::{Env, KeySource, WatchMode};
 use crate::{
     model::ProviderId,
     registry::{AdapterKind, AuthMode, Quirks},
@@ -35,6 +35,8 @@ pub struct Config {
     pub default_provider: Option<ProviderId>,
     /// `provider/model` names that lists leave out.
     pub disabled_models: HashSet<String>,
+    /// How changes of the file are noticed. Cannot change while we run.
+    pub watch: WatchMode,
 }
 
 /// Where to listen.

@@ -109,10 +109,7 @@ async fn guard(
         Ok(()) if request.method() == Method::OPTIONS => request.into_response(preflight()),
         Ok(()) => {
             // The request must not be cloned here: actix panics on that while it routes.
-            match AssertUnwindSafe(next.call(request)).catch_unwind().await {
-                Ok(response) => response?,
-                Err(_) => return Err(HttpFailure::from(GatewayError::Internal).into()),
-            }
+            catch_panic(next.call(request)).await??
         }
     };
     // Only an origin that was let in is named; there is no `*`, and no credentials.
@@ -121,6 +118,14 @@ async fn guard(
         response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("origin"));
     }
     Ok(response)
+}
+
+/// Without this, a handler that panics closes the connection without an answer.
+async fn catch_panic<F: Future>(call: F) -> Result<F::Output, Error> {
+    AssertUnwindSafe(call)
+        .catch_unwind()
+        .await
+        .map_err(|_| HttpFailure::from(GatewayError::Internal).into())
 }
 
 fn admit(class: AuthClass, request: &ServiceRequest) -> Result<(), Rejection> {
@@ -157,7 +162,28 @@ async fn unknown(request: actix_web::HttpRequest) -> HttpResponse {
     plain(StatusCode::NOT_FOUND, "not_found", &message)
 }
 
+/// An upgrade to WebSocket, which we do not serve, is answered with the one status that makes Codex
+/// go on over HTTP at once; any other costs it five visible retries.
 async fn wrong_method(request: actix_web::HttpRequest) -> HttpResponse {
+    let upgrade = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    if upgrade.is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
+        let message = "WebSocket is not served here; use HTTP";
+        return plain(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message);
+    }
     let message = format!("{} is not allowed on {}", request.method(), request.path());
     plain(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix::test]
+    async fn x09_a_handler_that_panics_answers_500_in_json() {
+        let caught = catch_panic(async { panic!("a defect") }).await;
+        let answer = caught.map(|never: ()| never).expect_err("a panic").error_response();
+        assert_eq!(answer.status(), 500);
+        let body = actix_web::body::to_bytes(answer.into_body()).await.expect("in memory");
+        assert!(body.starts_with(b"{\"error\":{\"message\":\"an internal error"), "{body:?}");
+    }
 }

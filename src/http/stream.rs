@@ -25,7 +25,7 @@ use crate::{
     error::GatewayError,
     exchange::Exchange,
     model::Event,
-    responses::{Emitter, Failure, Terminal},
+    responses::{Emitter, Terminal},
     turn::Answer,
 };
 
@@ -42,6 +42,8 @@ pub struct AnswerBody {
     events: Vec<Event>,
     error: Option<GatewayError>,
     out: BytesMut,
+    /// How much of `out` is whole frames, should a panic leave half of one.
+    whole: usize,
     tick: Pin<Box<Sleep>>,
     tick_every: Duration,
     keepalive: Duration,
@@ -66,6 +68,7 @@ impl AnswerBody {
             events: answer.events,
             error: answer.error,
             out: BytesMut::with_capacity(2 * FLUSH),
+            whole: 0,
             tick: Box::pin(sleep(tick_every)),
             tick_every,
             keepalive: limits.keepalive_interval,
@@ -100,6 +103,23 @@ impl AnswerBody {
         }
     }
 
+    /// Runs a step that may panic. Without this a panic would cut the stream without a word; this
+    /// way it ends as any other failure.
+    fn guarded(&mut self, step: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| step(self))).is_ok() {
+            return;
+        }
+        self.exchange = None;
+        self.events.clear();
+        self.out.truncate(self.whole);
+        self.record.failed(&GatewayError::Internal);
+        let failure = GatewayError::Internal.failure();
+        let told = catch_unwind(AssertUnwindSafe(|| self.emitter.fail(&failure, &mut self.out)));
+        if told.is_err() {
+            self.out.truncate(self.whole);
+        }
+    }
+
     fn emit(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
@@ -110,6 +130,7 @@ impl AnswerBody {
                 self.record.untranslatable(&failure);
                 self.emitter.fail(&failure, &mut self.out);
             }
+            self.whole = self.out.len();
         }
         self.events = events;
         if let Some(terminal) = self.emitter.terminal() {
@@ -175,25 +196,66 @@ impl MessageBody for AnswerBody {
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
         let this = self.get_mut();
-        // A panic in here would cut the stream without a word; this way it ends as any other.
-        if catch_unwind(AssertUnwindSafe(|| this.fill(task))).is_err() {
-            this.exchange = None;
-            this.events.clear();
-            this.record.failed(&GatewayError::Internal);
-            let failure = GatewayError::Internal.failure();
-            let told = catch_unwind(AssertUnwindSafe(|| fail_after_panic(this, &failure)));
-            if told.is_err() {
-                this.out.clear();
-            }
-        }
+        this.guarded(|this| this.fill(task));
         if !this.out.is_empty() {
             this.last_write = Instant::now();
+            this.whole = 0;
             return Poll::Ready(Some(Ok(this.out.split().freeze())));
         }
         if this.exchange.is_none() { Poll::Ready(None) } else { Poll::Pending }
     }
 }
 
-fn fail_after_panic(this: &mut AnswerBody, failure: &Failure) {
-    this.emitter.fail(failure, &mut this.out);
+#[cfg(test)]
+mod tests {
+    use crate::{
+        model::Ids,
+        responses::{Delivery, EmitterSettings},
+        telemetry::Metrics,
+    };
+
+    use super::*;
+
+    #[actix::test]
+    async fn x09_a_panic_in_the_middle_ends_the_stream_with_its_one_terminal_event() {
+        let settings = EmitterSettings {
+            delivery: Delivery::Stream,
+            model: "m".into(),
+            created_at: 0,
+            show_reasoning: true,
+            relay: false,
+            tools: Vec::new(),
+            max_retained: 1000,
+        };
+        let metrics = Arc::new(Metrics::new());
+        let mut body = AnswerBody {
+            exchange: None,
+            emitter: Emitter::new(settings, Ids::new(1)),
+            events: vec![Event::TextDelta("so far".into())],
+            error: None,
+            out: BytesMut::new(),
+            whole: 0,
+            tick: Box::pin(sleep(TICK)),
+            tick_every: TICK,
+            keepalive: TICK,
+            last_write: Instant::now(),
+            lifecycle: Arc::default(),
+            record: CallRecord::new("responses", Arc::clone(&metrics)),
+        };
+        body.guarded(AnswerBody::emit);
+        body.guarded(|body| {
+            body.out.extend_from_slice(b"event: half a fra");
+            panic!("a defect");
+        });
+        let told = std::future::poll_fn(|task| Pin::new(&mut body).poll_next(task)).await;
+        let text = String::from_utf8(told.unwrap().unwrap().to_vec()).unwrap();
+        assert!(text.contains("so far") && !text.contains("half a fra"), "{text}");
+        assert_eq!(text.matches("event: response.failed\n").count(), 1, "{text}");
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+        let end = std::future::poll_fn(|task| Pin::new(&mut body).poll_next(task)).await;
+        assert!(end.is_none());
+        drop(body);
+        let outcome = metrics.requests.with_label_values(&["responses", "none", "internal"]);
+        assert_eq!(outcome.get(), 1);
+    }
 }

@@ -26,6 +26,8 @@ pub struct Prompt {
     pub output: OutputFormat,
     /// Whether the caller wants a stream.
     pub stream: bool,
+    /// An earlier answer that this turn goes on from.
+    pub previous_response_id: Option<String>,
     /// Groups turns that share a prefix.
     pub prompt_cache_key: Option<String>,
     /// The caller's `service_tier`.

@@ -94,6 +94,7 @@ pub fn parse(raw: Bytes) -> Result<Call, ParseError> {
         reasoning,
         output,
         stream: body.stream.unwrap_or(false),
+        previous_response_id: body.previous_response_id.non_empty().map(str::to_owned),
         prompt_cache_key: body.prompt_cache_key.non_empty().map(str::to_owned),
         service_tier: body.service_tier.non_empty().map(str::to_owned),
         sampling: Sampling {

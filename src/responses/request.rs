@@ -34,6 +34,8 @@ pub(super) struct Body<'a> {
     #[serde(borrow)]
     pub text: Obj<TextField<'a>>,
     #[serde(borrow)]
+    pub previous_response_id: Str<'a>,
+    #[serde(borrow)]
     pub prompt_cache_key: Str<'a>,
     #[serde(borrow)]
     pub service_tier: Str<'a>,

@@ -116,6 +116,9 @@ impl Turn {
         };
         let spec = Arc::clone(&lease.spec);
         let adapter = adapter(spec.adapter);
+        if prompt.previous_response_id.is_some() && !adapter.relays() {
+            return Err(GatewayError::NoHistory);
+        }
         let target = Target {
             model: route.model.as_str(),
             base_url: &spec.base_url,

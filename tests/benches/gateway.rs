@@ -220,7 +220,7 @@ impl Way {
                 None => buffer.ends_with(b"\r\n0\r\n\r\n"),
             };
             if over {
-                let tail = buffer.len().saturating_sub(4096);
+                let tail = buffer.len().saturating_sub(64 << 10);
                 assert!(find(&buffer[tail..], self.marker).is_some(), "the marker is missing");
                 return;
             }

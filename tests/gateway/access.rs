@@ -168,6 +168,15 @@ async fn unknown_paths_and_wrong_methods_are_json() {
 }
 
 #[actix::test]
+async fn a_websocket_upgrade_is_told_to_use_http() {
+    let (app, _) = app().await;
+    let headers =
+        [("upgrade", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "x")];
+    let answer = app.send("GET /v1/responses", &headers, b"").await;
+    assert_eq!((answer.status, answer.error_code().as_str()), (426, "upgrade_required"));
+}
+
+#[actix::test]
 async fn health_readiness_and_the_page() {
     let (app, _) = app().await;
     assert_eq!(app.get("/healthz").await.json()["status"], "ok");

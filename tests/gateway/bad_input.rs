@@ -138,6 +138,13 @@ async fn odd_requests() {
         ("a disabled provider", plain, br#"{"model":"nowhere/m"}"#, "model_not_found", "disabled"),
         ("an unknown model", plain, br#"{"model":"zzz"}"#, "model_not_found", "provider/model"),
         ("a provider without model", plain, br#"{"model":"chat/"}"#, "model_not_found", "no model"),
+        (
+            "an earlier answer",
+            plain,
+            br#"{"model":"chat/m","previous_response_id":"resp_1"}"#,
+            "previous_response_not_found",
+            "whole",
+        ),
         ("a placeholder", plain, br#"{"model":"holes/m"}"#, "invalid_request_error", "{account}"),
         ("no key", plain, br#"{"model":"keyless/m"}"#, "invalid_api_key", "OCX_TEST_UNSET"),
         ("oversize", plain, big.as_bytes(), "request_too_large", "100000 bytes"),
@@ -156,7 +163,7 @@ async fn odd_requests() {
         assert!(answer.text().contains(words), "{what}: {}", answer.text());
         goes_on(&app, what).await;
     }
-    assert_eq!(app.metric("ocx_requests_total{outcome=\"client_error\""), 14.0);
+    assert_eq!(app.metric("ocx_requests_total{outcome=\"client_error\""), 15.0);
     assert_eq!(app.metric("ocx_requests_total{outcome=\"auth\""), 1.0);
 }
 
@@ -195,4 +202,21 @@ async fn t29_an_upstream_that_echoes_the_key_does_not_give_it_away() {
         assert!(!answer.text().contains("canary"), "{}", answer.text());
     }
     assert!(!app.get("/metrics").await.text().contains("canary"));
+}
+
+#[actix::test]
+async fn x10_a_body_that_drips_is_given_up_after_ten_silent_seconds() {
+    use tokio::io::AsyncWriteExt as _;
+    let upstream = upstream();
+    let app = App::chat(&upstream.base_url(), json!({})).await;
+    let head = "POST /v1/responses HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{";
+    let mut socket = tokio::net::TcpStream::connect(app.address).await.unwrap();
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let started = std::time::Instant::now();
+    let mut bytes = vec![0; 4096];
+    let read = tokio::io::AsyncReadExt::read(&mut socket, &mut bytes).await.unwrap();
+    let answer = crate::app::parse_answer(&bytes[..read]);
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("too slowly"), "{}", answer.text());
+    assert!((9..13).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
 }

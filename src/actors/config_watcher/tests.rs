@@ -147,12 +147,7 @@ async fn f32_kubernetes_and_symlinked_files_are_followed() {
 
 #[actix::test]
 async fn f61_without_inotify_the_regular_look_finds_the_change() {
-    let settings = WatchSettings {
-        quiet: Duration::from_secs(3600),
-        quiet_max: Duration::from_secs(3600),
-        poll: Duration::from_millis(40),
-        ..watching()
-    };
+    let settings = WatchSettings { hints: false, poll: Duration::from_millis(40), ..watching() };
     let bench = bench(plain, settings).await;
     fs::write(bench.file("config.json"), config("polled")).unwrap();
     bench.until("polled", "polling").await;
