@@ -1,6 +1,11 @@
 //! `ocx reload`: asks a running gateway to read its config now.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
@@ -35,7 +40,7 @@ async fn reload(args: &ReloadArgs, path: &Path, home: &Home) -> Result<Value, St
         .and_then(|bytes| serde_json::from_slice::<config::ConfigFile>(&bytes).ok());
     let port = args.port.or(file.as_ref().and_then(|file| file.port)).unwrap_or(DEFAULT_PORT);
     let token = token(file.as_ref(), home)?;
-    let base = format!("http://127.0.0.1:{port}");
+    let base = format!("http://{}", SocketAddr::new(host(file.as_ref()), port));
     let client = Upstream::new(TIMEOUT);
     verify(&client, &base, &token).await?;
 
@@ -44,6 +49,17 @@ async fn reload(args: &ReloadArgs, path: &Path, home: &Home) -> Result<Value, St
     request.set("authorization", HeaderText::Secret(bearer.into()));
     let body = ask(&client, request).await?;
     serde_json::from_slice(&body).map_err(|_| "the answer is no JSON".to_owned())
+}
+
+/// Where a gateway with this config can be reached from here.
+fn host(file: Option<&config::ConfigFile>) -> IpAddr {
+    let written = file.and_then(|file| file.hostname.as_deref());
+    let address = written.and_then(|text| text.trim_matches(['[', ']']).parse::<IpAddr>().ok());
+    match address {
+        Some(address) if !address.is_unspecified() => address,
+        Some(IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
+        _ => Ipv4Addr::LOCALHOST.into(),
+    }
 }
 
 fn token(file: Option<&config::ConfigFile>, home: &Home) -> Result<SecretString, String> {

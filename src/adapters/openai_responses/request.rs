@@ -30,14 +30,6 @@ const ID_PREFIXES: [(&str, &str); 7] = [
     ("web_search_call", "ws_"),
 ];
 
-#[derive(Deserialize)]
-struct Peek<'a> {
-    #[serde(borrow, default)]
-    input: Option<&'a RawValue>,
-    #[serde(default)]
-    store: Option<bool>,
-}
-
 /// Rewrites the body; `forwards` for the ChatGPT backend.
 pub(super) fn encode(
     prompt: &Prompt,
@@ -45,12 +37,12 @@ pub(super) fn encode(
     forwards: bool,
 ) -> Result<(Vec<u8>, Losses), EncodeError> {
     let body = |error: serde_json::Error| EncodeError::Body(error.to_string());
-    let peek: Peek<'_> = serde_json::from_slice(&prompt.raw).map_err(body)?;
     let object: RawObject<'_> = serde_json::from_slice(&prompt.raw).map_err(body)?;
     let mut losses = Losses::default();
     let model = serde_json::to_string(target.quirks.wire_model(target.model)).map_err(body)?;
     let mut edits = vec![("model", Edit::Set(model))];
-    let stored = peek.store.unwrap_or(!forwards);
+    let store = object.get("store").map(RawValue::get).filter(|value| *value != "null");
+    let stored = store.map_or(!forwards, |value| value == "true");
     if forwards {
         for field in REFUSED_BY_CHATGPT {
             if object.get(field).is_some() {
@@ -60,11 +52,11 @@ pub(super) fn encode(
         }
         // That backend only streams; a caller that wants a document gets the end of the stream.
         edits.push(("stream", Edit::Set("true".into())));
-        if peek.store.is_none() {
+        if store.is_none() {
             edits.push(("store", Edit::Set("false".into())));
         }
     }
-    if let Some(input) = peek.input {
+    if let Some(input) = object.get("input") {
         let rules = Rules { strip_ids: !stored, strip_passthrough: !forwards };
         edits.push(("input", Edit::Set(rules.input(input))));
     }
