@@ -49,6 +49,9 @@ pub struct ProviderSupervisor {
     metrics: Arc<Metrics>,
     backoff: Backoff,
     former: Vec<Weak<Snapshot>>,
+    /// Providers that left the config, with the last generation that had them: its streams may
+    /// still count something.
+    removed: Vec<(ProviderId, Weak<Snapshot>)>,
 }
 
 /// Makes a new config the one that runs.
@@ -98,6 +101,7 @@ impl ProviderSupervisor {
             metrics: Arc::clone(&start.metrics),
             backoff: start.backoff,
             former: Vec::new(),
+            removed: Vec::new(),
         }
     }
 
@@ -118,6 +122,7 @@ impl ProviderSupervisor {
                 None => {
                     handle.retire(drain);
                     self.metrics.forget_provider(id.as_str());
+                    self.removed.push((id.clone(), Arc::downgrade(&old)));
                 }
             }
         }
@@ -128,6 +133,14 @@ impl ProviderSupervisor {
 
     fn count_former(&mut self) {
         self.former.retain(|snapshot| snapshot.strong_count() > 0);
+        let (current, metrics) = (self.cell.load(), &self.metrics);
+        self.removed.retain(|(id, last)| {
+            let drained = last.strong_count() == 0;
+            if drained && current.provider(id).is_none() {
+                metrics.forget_provider(id.as_str());
+            }
+            !drained
+        });
         self.metrics.draining.set(self.former.len().try_into().unwrap_or(i64::MAX));
     }
 }
@@ -144,6 +157,7 @@ impl Actor for ProviderSupervisor {
 impl Supervised for ProviderSupervisor {
     fn restarting(&mut self, _: &mut Self::Context) {
         self.former = Vec::new();
+        self.removed = Vec::new();
     }
 }
 

@@ -123,6 +123,9 @@ async fn a_removed_provider_finishes_its_streams_and_is_gone_for_new_ones() {
     };
     let (answer, _) = tokio::join!(app.ask("a/m"), remove);
     assert_eq!(answer.terminal()["type"], "response.completed");
+    sleep(Duration::from_millis(2300)).await;
+    let metrics = app.get("/metrics").await.text();
+    assert!(!metrics.contains("provider=\"a\""), "what its last streams counted is gone too");
 }
 
 #[actix::test]

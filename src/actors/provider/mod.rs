@@ -64,10 +64,13 @@ impl Retirement {
         self.retired.store(true, Ordering::Release);
     }
 
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
     /// Whether streams must end now.
     fn is_over(&self) -> bool {
-        self.retired.load(Ordering::Acquire)
-            && since_epoch() >= self.deadline.load(Ordering::Relaxed)
+        self.is_retired() && since_epoch() >= self.deadline.load(Ordering::Relaxed)
     }
 }
 
@@ -85,6 +88,10 @@ impl ProviderActor {
     }
 
     fn publish_state(&self) {
+        // A retired provider's series are gone, or belong to its successor.
+        if self.seed.retirement.is_retired() {
+            return;
+        }
         let state = if self.seed.spec.disabled {
             "disabled"
         } else if self.cooling_left().is_some() {
