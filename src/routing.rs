@@ -23,6 +23,9 @@ pub enum RouteError {
     /// No rule fits.
     #[error("no provider is configured for the model `{0}`; name one as `provider/model`")]
     Unknown(String),
+    /// The name seems to begin with a provider that is not there.
+    #[error("no provider is called `{0}`, and nothing else serves `{0}/…`; configured: {1}")]
+    NoProvider(String, String),
     /// The name ends after the provider.
     #[error("`{0}/` names a provider but no model")]
     NoModel(ProviderId),
@@ -66,6 +69,12 @@ pub fn route(name: &str, config: &Config) -> Result<Route, RouteError> {
             config.providers.get(default).filter(|provider| !provider.disabled)
         });
     match found {
+        // ChatGPT's models have no slash in their names: this one was meant for somebody else.
+        Some(provider) if provider.auth == AuthMode::Forward && name.contains('/') => {
+            let prefix = name.split('/').next().unwrap_or_default().to_owned();
+            let known: Vec<_> = config.providers.keys().map(ProviderId::as_str).collect();
+            Err(RouteError::NoProvider(prefix, known.join(", ")))
+        }
         Some(provider) => Ok(Route { provider: provider.id.clone(), model: name.into() }),
         None => Err(RouteError::Unknown(name.to_owned())),
     }
@@ -160,6 +169,10 @@ mod tests {
         }
         assert_eq!(route("off/x", &config), Err(RouteError::Disabled("off".into())));
         assert_eq!(route("vendor/", &config), Err(RouteError::NoModel("vendor".into())));
+        let mut native = config.clone();
+        native.default_provider = Some("openai".into());
+        let error = route("mine/m", &native).unwrap_err().to_string();
+        assert!(error.contains("no provider is called `mine`") && error.contains("fireworks"));
         let mut none = config.clone();
         none.default_provider = None;
         assert_eq!(route("zzz", &none), Err(RouteError::Unknown("zzz".into())));

@@ -316,6 +316,9 @@ impl ConfigWatcher {
                 return;
             }
             ReloadOutcome::Unchanged => {
+                if metrics.diverged.get() == 1 {
+                    tracing::info!(trigger, "the config file is again what runs");
+                }
                 metrics.diverged.set(0);
                 metrics.reload_successful.set(1);
                 tracing::debug!(trigger, "config unchanged");

@@ -11,7 +11,7 @@
 //! # Facts of actix 0.13.5 we rely on (`tests/actix_facts.rs` pins them)
 //!
 //! * `Supervisor` does not survive a panic: the unwinding ends actor and mailbox. Hence the
-//!   [`Guardian`](guardian::Guardian).
+//!   [`Guardian`].
 //! * `send` never waits for room in a mailbox, so a mailbox limits nothing: slots do.
 //! * A handler runs to its end before any timer or other message: handlers take microseconds.
 //! * An actor ends when no address is left *and* none of its timers or futures: `Retire` ends those.

@@ -2,10 +2,11 @@
 
 use std::{path::Path, process::ExitCode};
 
+use super::say;
 use crate::config::{self, process_env};
 
 /// `ocx config check`.
-pub(super) fn check(path: &Path) -> ExitCode {
+pub(super) fn check(path: &Path, named: bool) -> ExitCode {
     match config::check_file(path, &process_env) {
         Ok(Some(loaded)) => {
             for warning in &loaded.warnings {
@@ -14,13 +15,14 @@ pub(super) fn check(path: &Path) -> ExitCode {
             for provider in loaded.config.providers.values() {
                 let lacks = provider.lacks(&process_env);
                 let state = lacks.map_or("ready".to_owned(), |lacks| format!("needs: {lacks}"));
-                println!("provider {}: {state}", provider.id);
+                say(format_args!("provider {}: {state}", provider.id));
             }
-            println!("{}: ok", path.display());
+            say(format_args!("{}: ok", path.display()));
             ExitCode::SUCCESS
         }
         Ok(None) => {
-            println!("{}: there is no such file; ocx would run on its defaults", path.display());
+            let defaults = if named { "" } else { "; ocx runs on its defaults without it" };
+            eprintln!("{}: there is no such file{defaults}", path.display());
             ExitCode::FAILURE
         }
         Err(problems) => {
@@ -32,6 +34,6 @@ pub(super) fn check(path: &Path) -> ExitCode {
 
 /// `ocx config schema`.
 pub(super) fn schema() -> ExitCode {
-    println!("{:#}", config::schema());
+    say(format_args!("{:#}", config::schema()));
     ExitCode::SUCCESS
 }

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, net::IpAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -80,13 +80,19 @@ fn host(text: &str) -> Result<IpAddr, String> {
         .map_err(|_| "write an IP address, or localhost".to_owned())
 }
 
+/// Prints a line. A reader that has gone (`ocx … | head -1`) is no reason to fall over.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Runs the program.
 pub fn run() -> ExitCode {
     let home = Home::find();
     match Cli::parse().command {
         Command::Serve(args) => serve::run(&args, &home),
-        Command::Config(ConfigCommand::Check { file }) => {
-            config::check(&file.unwrap_or_else(|| home.config()))
+        Command::Config(ConfigCommand::Check { file: Some(file) }) => config::check(&file, true),
+        Command::Config(ConfigCommand::Check { file: None }) => {
+            config::check(&home.config(), false)
         }
         Command::Config(ConfigCommand::Schema) => config::schema(),
         Command::Reload(args) => reload::run(&args, &home),

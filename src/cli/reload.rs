@@ -10,10 +10,10 @@ use std::{
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
-use super::ReloadArgs;
+use super::{ReloadArgs, say};
 use crate::{
     adapters::{HeaderText, Method, WireRequest},
-    config::{self, DEFAULT_PORT, DataKey, Home, process_env},
+    config::{self, ConfigProblem, DEFAULT_PORT, DataKey, Home, process_env},
     http::{CHALLENGE, proof},
     upstream::Upstream,
 };
@@ -93,10 +93,10 @@ async fn verify(client: &Upstream, base: &str, token: &SecretString) -> Result<(
 
 async fn ask(client: &Upstream, request: WireRequest) -> Result<Vec<u8>, String> {
     let posts = request.method == Method::Post;
-    let mut response = client
-        .open(request, TIMEOUT)
-        .await
-        .map_err(|error| format!("{error}; is ocx running? `ocx serve` starts it"))?;
+    let url = request.url.clone();
+    let mut response = client.open(request, TIMEOUT).await.map_err(|_| {
+        format!("nothing answers at {url}; is ocx running, and on this port? (`--port N`)")
+    })?;
     let body = response.body.read_all(MAX_ANSWER).await.map_err(|error| error.to_string())?;
     let status = response.head.status;
     if posts && !matches!(status, 200 | 409 | 422 | 500) {
@@ -107,15 +107,16 @@ async fn ask(client: &Upstream, request: WireRequest) -> Result<Vec<u8>, String>
 
 fn report(answer: &Value) -> ExitCode {
     let result = answer["result"].as_str().unwrap_or("unknown");
-    println!("{result}: generation {} runs", answer["generation"]);
+    say(format_args!("{result}: generation {} runs", answer["generation"]));
     for problem in answer["problems"].as_array().into_iter().flatten() {
-        eprintln!(
-            "line {}, column {}, at {}: {}",
-            problem["line"],
-            problem["column"],
-            problem["pointer"].as_str().unwrap_or_default(),
-            problem["message"].as_str().unwrap_or_default()
-        );
+        let text = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
+        let problem = ConfigProblem {
+            pointer: text("pointer"),
+            line: problem["line"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or_default(),
+            column: problem["column"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or_default(),
+            message: text("message"),
+        };
+        eprintln!("{problem}");
     }
     for field in answer["restart_required"].as_array().into_iter().flatten() {
         eprintln!("{} takes effect at the next start only", field.as_str().unwrap_or_default());

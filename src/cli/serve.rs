@@ -12,7 +12,7 @@ use actix::{Addr, Arbiter};
 use actix_rt::time::sleep;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{EXIT_CONFIG, Serve};
+use super::{EXIT_CONFIG, Serve, say};
 use crate::{
     actors::{
         Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
@@ -48,7 +48,11 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
     let listener = match TcpListener::bind((host, port)) {
         Ok(listener) => listener,
         Err(error) => {
-            eprintln!("ocx: cannot listen on {}: {error}", SocketAddr::new(host, port));
+            let address = SocketAddr::new(host, port);
+            eprintln!("ocx: cannot listen on {address}: {error}");
+            if error.kind() == std::io::ErrorKind::AddrInUse {
+                eprintln!("ocx: perhaps it runs already; `--port N` picks another port");
+            }
             return ExitCode::FAILURE;
         }
     };
@@ -201,18 +205,21 @@ fn supervise(
 /// Tells a person where everything is and what is missing, a line each.
 fn announce(address: SocketAddr, config: &Config, source: Option<&Path>) {
     let base = format!("http://{}", reachable(address));
-    println!("ocx {} listens on {base}", env!("CARGO_PKG_VERSION"));
-    println!("  dashboard  {base}/");
-    println!("  metrics    {base}/metrics");
+    say(format_args!("ocx {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
+    say(format_args!("  dashboard  {base}/"));
+    say(format_args!("  metrics    {base}/metrics"));
     match source {
-        Some(path) => println!("  config     {} (watched)", path.display()),
-        None => println!("  config     built-in defaults (no file)"),
+        Some(path) => say(format_args!("  config     {} (watched)", path.display())),
+        None => say("  config     built-in defaults (no file)"),
     }
     for provider in config.providers.values() {
         match provider.lacks(&process_env) {
-            Some(lacks) => println!("  provider   {}: needs {lacks}", provider.id),
-            None => println!("  provider   {}: ready", provider.id),
+            Some(lacks) => say(format_args!("  provider   {}: needs {lacks}", provider.id)),
+            None => say(format_args!("  provider   {}: ready", provider.id)),
         }
+    }
+    if config.providers.is_empty() {
+        say("  provider   none: every call will be refused");
     }
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "keys and prompts cross the network in the clear; put TLS in front");

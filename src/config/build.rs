@@ -274,7 +274,11 @@ fn provider_spec(
     };
     if adapter.is_none() && !unreadable("adapter") {
         let names: Vec<_> = registry::AdapterKind::ALL.iter().map(|kind| kind.name()).collect();
-        let message = format!("`adapter` is missing; one of {}", names.join(", "));
+        let near = registry::entries()
+            .map(|(known, _)| known)
+            .find(|known| strsim::damerau_levenshtein(known, id) <= 2)
+            .map_or(String::new(), |known| format!("; or did you mean the provider `{known}`?"));
+        let message = format!("`adapter` is missing; one of {}{near}", names.join(", "));
         findings.problem(pointer, message);
     }
     let auth = file.auth_mode.or(entry.map(|entry| entry.auth)).unwrap_or_default();
@@ -346,7 +350,7 @@ fn base_url(
     };
     if text.contains(['{', '}']) {
         findings
-            .warning(at, "the placeholder in braces must be filled in before this provider works");
+            .warning(at, "the placeholder in braces must be filled in before this provider works (variables work in `apiKey` and `headers` only)");
         return Some(text.to_owned());
     }
     let url = match Url::parse(text) {

@@ -20,13 +20,16 @@ pub async fn healthz(request: HttpRequest, gateway: Data<Gateway>) -> HttpRespon
         let snapshot = shared.cell.load();
         proof(shared.policy(&snapshot).admin, challenge)
     });
-    HttpResponse::Ok().json(json!({
+    let mut health = json!({
         "status": "ok",
         "service": "ocx",
         "version": env!("CARGO_PKG_VERSION"),
         "uptime": shared.started.elapsed().as_secs(),
-        "proof": proof,
-    }))
+    });
+    if let Some(proof) = proof {
+        health["proof"] = proof.into();
+    }
+    HttpResponse::Ok().json(health)
 }
 
 /// What proves knowledge of the token behind `key`: HMAC-SHA256 of the challenge, in hexadecimal.

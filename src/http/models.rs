@@ -4,13 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
+    http::StatusCode,
     web::{Data, Query},
 };
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{failure::HttpFailure, gateway::Gateway};
+use super::{
+    failure::{HttpFailure, plain},
+    gateway::Gateway,
+};
 use crate::{
     actors::Snapshot,
     adapters::{ModelInfo, WireRequest},
@@ -46,8 +50,12 @@ pub async fn list(
         None => Ok(HttpResponse::Ok().json(openai_list(&models))),
         Some(version) => {
             let native = native(&turn, version).await?;
+            let models: Vec<Offered> = models.into_iter().flat_map(Offered::with_alias).collect();
             let routed: Vec<RoutedModel<'_>> =
                 models.iter().filter_map(|model| model.routed(&turn.snapshot)).collect();
+            if native.is_empty() && routed.is_empty() {
+                return Ok(nothing_yet());
+            }
             let document =
                 catalog::document(&native, &routed).map_err(|_| GatewayError::Internal)?;
             Ok(HttpResponse::Ok().content_type("application/json").body(document))
@@ -56,6 +64,7 @@ pub async fn list(
 }
 
 /// A model as callers name it.
+#[derive(Clone)]
 struct Offered {
     slug: String,
     provider: String,
@@ -63,7 +72,25 @@ struct Offered {
     native: bool,
 }
 
+/// Codex refuses a catalogue without models, so none is better than an empty one.
+fn nothing_yet() -> HttpResponse {
+    let message = "no model is known yet: no provider but the native one is configured, or none of \
+                   them answers";
+    plain(StatusCode::SERVICE_UNAVAILABLE, "no_models", message)
+}
+
 impl Offered {
+    /// The model, and the shorter name that Ollama knows it by: `qwen3` for `qwen3:latest`.
+    fn with_alias(self) -> Vec<Self> {
+        match self.slug.strip_suffix(":latest") {
+            Some(short) => {
+                let alias = Self { slug: short.to_owned(), ..self.clone() };
+                vec![alias, self]
+            }
+            None => vec![self],
+        }
+    }
+
     fn routed<'a>(&'a self, snapshot: &'a Snapshot) -> Option<RoutedModel<'a>> {
         if self.native {
             return None;

@@ -6,7 +6,8 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, ResponseError as _,
+    http::header::{HeaderName, HeaderValue},
     web::{Data, Payload},
 };
 use bytes::BytesMut;
@@ -58,10 +59,16 @@ pub async fn create(
         }
         Err(error) => {
             record.failed(&error);
-            Err(error.into())
+            let mut response = HttpFailure::from(error).error_response();
+            let generation = HeaderValue::from(turn.snapshot.generation);
+            response.headers_mut().insert(GENERATION, generation);
+            Ok(response)
         }
     }
 }
+
+/// Names the config that an answer ran on.
+const GENERATION: HeaderName = HeaderName::from_static("x-ocx-config-generation");
 
 fn deliver(
     call: Call,
@@ -85,7 +92,7 @@ fn deliver(
     let mut response = HttpResponse::Ok();
     response
         .insert_header(("x-request-id", emitter.response_id()))
-        .insert_header(("x-ocx-config-generation", turn.snapshot.generation.to_string()))
+        .insert_header((GENERATION, HeaderValue::from(turn.snapshot.generation)))
         .insert_header(("cache-control", "no-cache"));
     if record.losses().iter().next().is_some() {
         response.insert_header(("x-ocx-losses", record.losses().to_string()));

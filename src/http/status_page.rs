@@ -18,10 +18,16 @@ pub async fn show(gateway: Data<Gateway>) -> HttpResponse {
     let snapshot = gateway.shared.cell.load_full();
     let rows = rows(&snapshot).await;
     let uptime = gateway.shared.started.elapsed().as_secs();
+    let differs = if gateway.shared.metrics.diverged.get() == 1 {
+        "<p><strong>The config file differs from what runs: it was refused. <code>ocx reload</code> \
+         says why.</strong></p>"
+    } else {
+        ""
+    };
     let page = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><title>ocx</title><style>{STYLE}</style>\
          <h1>ocx {}</h1><p>Up for {uptime} s, config generation {}. \
-         <a href=/metrics>Metrics</a>, <a href=/v1/models>models</a>.</p>\
+         <a href=/metrics>Metrics</a>, <a href=/v1/models>models</a>.</p>{differs}\
          <table><tr><th>Provider<th>Protocol<th>Address<th>State</tr>{rows}</table></html>",
         env!("CARGO_PKG_VERSION"),
         snapshot.generation,

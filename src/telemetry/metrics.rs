@@ -58,7 +58,7 @@ impl CallOutcome {
 }
 
 /// States of a provider, one of which is 1.
-pub const PROVIDER_STATES: [&str; 4] = ["ready", "cooling", "disabled", "failed"];
+pub const PROVIDER_STATES: [&str; 5] = ["ready", "cooling", "needs_login", "disabled", "failed"];
 
 /// The metrics of the process.
 pub struct Metrics {

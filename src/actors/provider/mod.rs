@@ -92,14 +92,19 @@ impl ProviderActor {
         if self.seed.retirement.is_retired() {
             return;
         }
-        let state = if self.seed.spec.disabled {
+        let spec = &self.seed.spec;
+        let state = if spec.disabled {
             "disabled"
         } else if self.cooling_left().is_some() {
             "cooling"
+        } else if spec.auth != AuthMode::Forward
+            && spec.lacks(&crate::config::process_env).is_some()
+        {
+            "needs_login"
         } else {
             "ready"
         };
-        self.seed.metrics.set_provider_state(self.seed.spec.id.as_str(), state);
+        self.seed.metrics.set_provider_state(spec.id.as_str(), state);
     }
 
     fn cooling_left(&self) -> Option<Duration> {

@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 /// How large it may be, in bytes.
 const MAX_LIST: usize = 8 << 20;
 /// After a failure the upstream is left alone for so long.
-const RETRY_AFTER: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 type List = Arc<[ModelInfo]>;
 
