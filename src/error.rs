@@ -71,6 +71,9 @@ pub enum GatewayError {
     /// The upstream's answer cannot be given on.
     #[error("{}", .0.message)]
     Answer(Failure),
+    /// The caller asked for a stream and did not read it.
+    #[error("the caller took nothing of the answer for too long (`clientWriteTimeoutMs`)")]
+    SlowReader,
     /// The program is about to end.
     #[error("ocx is shutting down")]
     ShuttingDown,
@@ -135,6 +138,8 @@ pub enum ErrorClass {
     UpstreamStalled,
     /// The answer was cut short.
     UpstreamTruncated,
+    /// The caller did not read its answer.
+    SlowReader,
     /// We are going down.
     ShuttingDown,
     /// Our fault.
@@ -209,6 +214,7 @@ impl ErrorClass {
             Self::UpstreamTruncated => {
                 row(502, server, "upstream_truncated", "upstream_truncated", O::UpstreamError)
             }
+            Self::SlowReader => row(408, server, "slow_reader", "slow_reader", O::ClientCancelled),
             Self::ShuttingDown => {
                 row(503, server, "server_shutdown", "server_shutdown", O::Internal)
             }
@@ -272,6 +278,7 @@ impl GatewayError {
             }
             Self::Answer(failure) if failure.code == "invalid_prompt" => ErrorClass::InvalidRequest,
             Self::Answer(_) => ErrorClass::UpstreamFailed,
+            Self::SlowReader => ErrorClass::SlowReader,
             Self::ShuttingDown | Self::Drained => ErrorClass::ShuttingDown,
             Self::Internal => ErrorClass::Internal,
         }
@@ -286,6 +293,10 @@ impl GatewayError {
         let row = class.row();
         let code: Cow<'static, str> = match self {
             Self::Body(BodyError::TooLarge(_)) => "request_too_large".into(),
+            Self::Upstream { error: UpstreamError::Redirected(_), .. } => {
+                "upstream_redirect_refused".into()
+            }
+            Self::Decode { error: DecodeError::Empty, .. } => "upstream_empty_body".into(),
             // Codex answers this one by sending everything.
             Self::NoHistory => "previous_response_not_found".into(),
             _ => row.code.into(),
@@ -348,10 +359,14 @@ fn classify(
     {
         return ErrorClass::QuotaExhausted;
     }
-    if named("usage_limit_reached") {
+    if named("usage_limit_reached") || named("usage_not_included") {
         return ErrorClass::UsageLimit;
     }
-    if status == 429 || named("rate_limit_exceeded") || named("rate_limit_error") {
+    if status == 429
+        || named("slow_down")
+        || named("rate_limit_exceeded")
+        || named("rate_limit_error")
+    {
         return match retry_after {
             Some(wait) if wait > MAX_RETRY_AFTER => ErrorClass::UsageLimit,
             _ => ErrorClass::RateLimited,

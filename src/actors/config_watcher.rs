@@ -20,7 +20,7 @@ use actix_rt::time::Instant;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _, event::AccessKind};
 use tokio::sync::oneshot;
 
-use super::{Applied, ApplyConfig, ApplyError, ProviderSupervisor};
+use super::{Applied, ApplyConfig, ApplyError, ProviderSupervisor, provider_supervisor::AnyFailed};
 use crate::{
     config::{ConfigProblems, Loaded, check_file, process_env},
     telemetry::Metrics,
@@ -254,15 +254,30 @@ impl ConfigWatcher {
             return;
         }
         match checked {
-            Ok(Some(loaded)) if loaded.digest == self.running => {
-                self.end(ReloadOutcome::Unchanged, ctx);
-            }
+            Ok(Some(loaded)) if loaded.digest == self.running => self.same(loaded, ctx),
             Ok(Some(loaded)) => self.offer(loaded, ctx),
             // Running on defaults, without a file, is no divergence.
             Ok(None) if self.running.is_none() => self.end(ReloadOutcome::Unchanged, ctx),
             Ok(None) => self.end(ReloadOutcome::Missing, ctx),
             Err(problems) => self.end(ReloadOutcome::Refused(problems), ctx),
         }
+    }
+
+    /// The file is what runs. Who asks for a reload all the same may want a provider back that
+    /// panicked too often.
+    fn same(&mut self, loaded: Loaded, ctx: &mut Context<Self>) {
+        let asked = self
+            .current
+            .as_ref()
+            .is_some_and(|request| matches!(request.trigger, Trigger::Api | Trigger::Signal));
+        if !asked {
+            return self.end(ReloadOutcome::Unchanged, ctx);
+        }
+        let failed = self.supervisor.send(AnyFailed).into_actor(self);
+        ctx.spawn(failed.map(|failed, this, ctx| match failed {
+            Ok(true) => this.offer(loaded, ctx),
+            _ => this.end(ReloadOutcome::Unchanged, ctx),
+        }));
     }
 
     fn offer(&mut self, loaded: Loaded, ctx: &mut Context<Self>) {

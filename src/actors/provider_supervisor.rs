@@ -59,6 +59,20 @@ pub struct ProviderSupervisor {
 #[rtype(result = "Result<Applied, ApplyError>")]
 pub struct ApplyConfig(pub Arc<Config>);
 
+/// Asks whether a provider is out of service because it failed: taking the same config again would
+/// start it anew.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct AnyFailed;
+
+impl Handler<AnyFailed> for ProviderSupervisor {
+    type Result = bool;
+
+    fn handle(&mut self, _: AnyFailed, _: &mut Self::Context) -> bool {
+        self.cell.load().providers.values().any(|provider| !provider.is_alive())
+    }
+}
+
 /// A config was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -245,12 +259,16 @@ fn start(
         connect_timeout: config.limits.timeouts.connect,
     };
     let (seed, id, counted) = (Arc::new(seed), spec.id.clone(), Arc::clone(metrics));
+    let retirement = Arc::clone(&seed.retirement);
     let addr = Guardian::start_in_arbiter(
         arbiter,
         MAILBOX,
         move |_| ProviderActor::new(seed),
         backoff,
         move |crash| {
+            if retirement.is_retired() {
+                return;
+            }
             counted.actor_restarts.with_label_values(&[id.as_str(), "panic"]).inc();
             match crash.restart_in {
                 Some(rest) => {

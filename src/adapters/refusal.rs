@@ -5,9 +5,6 @@ use serde_json::Value;
 use super::ResponseHead;
 use crate::model::UpstreamFailure;
 
-/// How much of an upstream's text a caller gets to read, in characters.
-const MAX_MESSAGE: usize = 500;
-
 /// Explains a non-2xx answer.
 pub(super) fn explain(head: &ResponseHead, body: &[u8]) -> UpstreamFailure {
     let mut failure = match serde_json::from_slice::<Value>(body) {
@@ -48,7 +45,7 @@ pub(super) fn from_json(value: &Value) -> UpstreamFailure {
         status: status("status").or_else(|| status("code")),
         kind: field("type"),
         code: field("code"),
-        message: clip(&message),
+        message: clean(&message),
     }
 }
 
@@ -58,12 +55,13 @@ fn plain_text(body: &[u8]) -> String {
     if text.starts_with('<') {
         return "the upstream answered with an HTML page".to_owned();
     }
-    clip(text)
+    clean(text)
 }
 
-/// The start of a text, without control characters that could trick a terminal or a log.
-fn clip(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE).collect()
+/// A text without control characters, which could trick a terminal or a log. Its length is bounded
+/// by that of the body; whoever tells it blots secrets out first and then clips it.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{ReloadArgs, say};
 use crate::{
     adapters::{HeaderText, Method, WireRequest},
-    config::{self, ConfigProblem, DEFAULT_PORT, DataKey, Home, process_env},
+    config::{self, ConfigProblem, DEFAULT_PORT, DataKey, Home, KeySource, process_env},
     http::{CHALLENGE, proof},
     upstream::Upstream,
 };
@@ -42,7 +42,7 @@ async fn reload(args: &ReloadArgs, path: &Path, home: &Home) -> Result<Value, St
     let token = token(file.as_ref(), home)?;
     let base = format!("http://{}", SocketAddr::new(host(file.as_ref()), port));
     let client = Upstream::new(TIMEOUT);
-    verify(&client, &base, &token).await?;
+    verify(&client, &base, port, &token).await?;
 
     let mut request = WireRequest::post(format!("{base}/api/config/reload"), Vec::new());
     let bearer = format!("Bearer {}", token.expose_secret());
@@ -66,7 +66,7 @@ fn token(file: Option<&config::ConfigFile>, home: &Home) -> Result<SecretString,
     let configured = file
         .and_then(|file| file.admin_token.as_ref())
         .and_then(|token| token.source().resolve(&process_env))
-        .or_else(|| process_env("OPENCODEX_ADMIN_AUTH_TOKEN").map(SecretString::from));
+        .or_else(|| KeySource::Env("OPENCODEX_ADMIN_AUTH_TOKEN".to_owned()).resolve(&process_env));
     if let Some(token) = configured {
         return Ok(token);
     }
@@ -78,13 +78,18 @@ fn token(file: Option<&config::ConfigFile>, home: &Home) -> Result<SecretString,
 
 /// Lets the other side prove that it knows the token before it is sent: the port may be somebody
 /// else's.
-async fn verify(client: &Upstream, base: &str, token: &SecretString) -> Result<(), String> {
+async fn verify(
+    client: &Upstream,
+    base: &str,
+    port: u16,
+    token: &SecretString,
+) -> Result<(), String> {
     let random: [u8; 16] = rand::random();
     let nonce: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut request = WireRequest::get(format!("{base}/healthz"));
     request.set(CHALLENGE, HeaderText::Plain(nonce.clone().into()));
     let health: Value = serde_json::from_slice(&ask(client, request).await?).unwrap_or_default();
-    let expected = proof(&DataKey::new(token.expose_secret()), &nonce);
+    let expected = proof(&DataKey::new(token.expose_secret()), &nonce, port);
     if health["proof"].as_str() == Some(expected.as_str()) {
         return Ok(());
     }

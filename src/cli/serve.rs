@@ -23,8 +23,8 @@ use crate::{
     telemetry::{Metrics, logging},
 };
 
-/// Before actix cuts what still runs, streams end themselves with a terminal event.
-const END_STREAMS_BEFORE: Duration = Duration::from_secs(2);
+/// What streams that are told to end have for their terminal event, before actix cuts them.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
     logging::init(args.log_format);
@@ -60,7 +60,7 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
-    let admin = match admin_token(&loaded.config, home) {
+    let admin = match admin_token(home) {
         Ok(admin) => admin,
         Err(message) => {
             eprintln!("{message}");
@@ -84,11 +84,8 @@ fn load(path: &Path, must_exist: bool) -> Result<Loaded, String> {
     }
 }
 
-/// The digest of the token that a management call must bring, unless the config names one.
-fn admin_token(config: &Config, home: &Home) -> Result<DataKey, String> {
-    if let Some(configured) = &config.access.admin_token {
-        return Ok(configured.clone());
-    }
+/// The digest of the token that a management call must bring while the config names none.
+fn admin_token(home: &Home) -> Result<DataKey, String> {
     let new = || {
         let random: [u8; 32] = rand::random();
         random.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -165,7 +162,8 @@ impl Program {
             address: self.listener.local_addr().map_err(|error| error.to_string())?,
         });
         let (workers, shutdown) = (config.listen.workers, config.limits.shutdown);
-        let listening = http::serve(self.listener, Arc::clone(&shared), workers, shutdown)
+        let cut = shutdown + LAST_WORDS;
+        let listening = http::serve(self.listener, Arc::clone(&shared), workers, cut)
             .map_err(|error| error.to_string())?;
         Ok(Running { shared, listening, watcher, shutdown })
     }
@@ -264,9 +262,8 @@ impl Running {
         tracing::info!(?shutdown, "shutting down; a second signal ends at once");
         lifecycle.drain();
         let stop = handle.stop(true);
-        let last_words = shutdown.saturating_sub(END_STREAMS_BEFORE).max(shutdown / 2);
         let end_streams = async {
-            sleep(last_words).await;
+            sleep(shutdown).await;
             lifecycle.end_streams();
             std::future::pending::<()>().await;
         };

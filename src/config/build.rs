@@ -194,6 +194,12 @@ fn limits(file: &ConfigFile, findings: &mut Findings) -> Limits {
             ms,
             keepalive,
         ),
+        client_write: positive(
+            file.client_write_timeout_ms,
+            "clientWriteTimeoutMs",
+            ms,
+            default.client_write,
+        ),
         shutdown: file.shutdown_timeout_ms.map_or(default.shutdown, ms),
         drain: file.drain_timeout_sec.map_or(default.drain, sec),
         max_body: match file.max_body_bytes.map(usize::try_from) {
@@ -246,7 +252,9 @@ fn providers(
         .iter()
         .filter_map(|(id, provider)| {
             let pointer = format!("/providers/{}", escape(id));
-            let spec = provider_spec(id, provider, &pointer, env, findings)?;
+            let mut spec = provider_spec(id, provider, &pointer, env, findings)?;
+            // The actor keeps its list for so long.
+            spec.fingerprint = fingerprint(id, provider, file.model_cache_ttl_ms);
             Some((spec.id.clone(), Arc::new(spec)))
         })
         .collect()
@@ -312,16 +320,16 @@ fn provider_spec(
         disabled: file.disabled.unwrap_or(false),
         max_concurrency: file.max_concurrency.unwrap_or(DEFAULT_CONCURRENCY).max(1),
         quirks,
-        fingerprint: fingerprint(id, file),
+        fingerprint: fingerprint(id, file, None),
     };
     Some(spec)
 }
 
 /// Digest of what is written. Unknown fields do nothing, so they do not count.
-fn fingerprint(id: &str, file: &ProviderFile) -> [u8; 32] {
+fn fingerprint(id: &str, file: &ProviderFile, model_ttl: Option<u64>) -> [u8; 32] {
     let mut known = file.clone();
     known.extra.clear();
-    let text = serde_json::to_string(&(id, known)).unwrap_or_default();
+    let text = serde_json::to_string(&(id, known, model_ttl)).unwrap_or_default();
     Sha256::digest(text.as_bytes()).into()
 }
 

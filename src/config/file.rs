@@ -76,6 +76,10 @@ pub struct ConfigFile {
     /// 10000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keepalive_interval_ms: Option<u64>,
+    /// How long a caller may take nothing of its stream before the upstream is let go, in
+    /// milliseconds. Default 60000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_write_timeout_ms: Option<u64>,
     /// How long running streams may go on after SIGTERM, in milliseconds. Default 30000. Takes
     /// effect at the next start.
     #[serde(skip_serializing_if = "Option::is_none")]

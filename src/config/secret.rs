@@ -50,7 +50,8 @@ impl SecretText {
             .strip_prefix("${")
             .and_then(|rest| rest.strip_suffix('}'))
             .filter(|name| !name.is_empty() && name.chars().all(is_word));
-        let bare = text.strip_prefix('$').filter(|rest| !rest.is_empty() && !rest.starts_with('{'));
+        let bare =
+            text.strip_prefix('$').filter(|rest| !rest.is_empty() && rest.chars().all(is_word));
         match braced.or(bare) {
             Some(name) => KeySource::Env(name.to_owned()),
             None => KeySource::Literal(text.into()),
@@ -120,6 +121,7 @@ mod tests {
             ("sk-1", Some("sk-1")),
             ("$$KEY", Some("$KEY")),
             ("${KEY}x", Some("${KEY}x")),
+            ("$a-b!", Some("$a-b!")),
             ("${EMPTY}", None),
             ("$NOPE", None),
             ("", None),

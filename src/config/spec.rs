@@ -103,6 +103,8 @@ pub struct Limits {
     pub model_cache_ttl: Duration,
     /// Silence before a sign of life to the caller.
     pub keepalive_interval: Duration,
+    /// How long a caller may take nothing of its stream.
+    pub client_write: Duration,
     /// For running streams at the end of the program.
     pub shutdown: Duration,
     /// For running streams of a retired provider.
@@ -140,6 +142,7 @@ impl Default for Limits {
             },
             model_cache_ttl: Duration::from_secs(300),
             keepalive_interval: Duration::from_secs(10),
+            client_write: Duration::from_secs(60),
             shutdown: Duration::from_secs(30),
             drain: Duration::from_secs(900),
             max_body: 256 << 20,

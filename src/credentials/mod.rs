@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use secrecy::{ExposeSecret as _, SecretString};
 
 /// What a lease lends for one exchange.
@@ -58,7 +59,7 @@ impl CallerAuth {
             !value.is_empty()
                 && value.len() <= MAX_FORWARD_VALUE
                 && value.bytes().all(|byte| (0x20..0x7f).contains(&byte))
-                && !is_ours(value.strip_prefix("Bearer ").unwrap_or(value).trim())
+                && !is_ours(bearer_token(value).unwrap_or(value).trim())
         };
         Self(
             FORWARD_HEADERS
@@ -106,8 +107,18 @@ const MIN_SECRET: usize = 8;
 
 /// Blots a secret out of a text.
 pub fn blot_out(text: &str, secret: &str) -> String {
-    let secret = secret.strip_prefix("Bearer ").unwrap_or(secret);
-    if secret.len() < MIN_SECRET { text.to_owned() } else { text.replace(secret, "[redacted]") }
+    let secret = bearer_token(secret).unwrap_or(secret);
+    if secret.len() < MIN_SECRET {
+        return text.to_owned();
+    }
+    let encoded = BASE64_STANDARD.encode(secret);
+    text.replace(secret, "[redacted]").replace(&encoded, "[redacted]")
+}
+
+/// The token of an `Authorization: Bearer` value; the scheme's case does not matter.
+pub fn bearer_token(value: &str) -> Option<&str> {
+    let (scheme, token) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 #[cfg(test)]
@@ -133,8 +144,11 @@ mod tests {
 
     #[test]
     fn our_own_keys_are_never_forwarded() {
-        let header = |name: &str| (name == "authorization").then_some("Bearer ocx_data");
-        assert!(!CallerAuth::pick(header, |value| value == "ocx_data").is_authorized());
+        for value in ["Bearer ocx_data", "bearer ocx_data", "BEARER  ocx_data ", "ocx_data"] {
+            let header = |name: &str| (name == "authorization").then_some(value);
+            let picked = CallerAuth::pick(header, |value| value == "ocx_data");
+            assert!(!picked.is_authorized(), "{value}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use actix_rt::time::Instant;
@@ -16,6 +17,7 @@ use crate::{
     model::{Event, UpstreamFailure},
     telemetry::Metrics,
     upstream::{Phase, Upstream, UpstreamBody, UpstreamError},
+    wire::sse::FrameTooLong,
 };
 
 pub mod retry;
@@ -30,8 +32,13 @@ pub struct Exchange {
     timeouts: Timeouts,
     last_bytes: Instant,
     last_event: Instant,
+    /// Bytes of the body so far.
+    received: usize,
     over: bool,
 }
+
+/// How often the clocks of an answer that is no stream are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Sends an encoded prompt and waits for the head of the answer.
 ///
@@ -76,6 +83,7 @@ pub async fn open(
         timeouts: timeouts.clone(),
         last_bytes: now,
         last_event: now,
+        received: 0,
         over: false,
     })
 }
@@ -118,6 +126,7 @@ impl Exchange {
             match next {
                 Some(Ok(bytes)) => {
                     self.last_bytes = Instant::now();
+                    self.received += bytes.len();
                     match self.decoder.push(&bytes, events) {
                         Ok(Step::More) => {}
                         Ok(Step::Done) => self.end(task),
@@ -152,18 +161,24 @@ impl Exchange {
         let _ = self.body.poll_next(task);
     }
 
-    /// Reads the whole answer.
+    /// Reads the whole answer, whose body may have `limit` bytes.
     ///
     /// # Errors
     ///
-    /// As [`poll_events`](Self::poll_events), or when it takes too long.
-    pub async fn collect(&mut self, events: &mut Vec<Event>) -> Result<(), GatewayError> {
+    /// As [`poll_events`](Self::poll_events), or when it takes too long or is too long.
+    pub async fn collect(
+        &mut self,
+        events: &mut Vec<Event>,
+        limit: usize,
+    ) -> Result<(), GatewayError> {
         while !self.over {
-            let wait = self.timeouts.stall;
             let next = std::future::poll_fn(|task| self.poll_events(task, events));
-            match actix_rt::time::timeout(wait, next).await {
+            match actix_rt::time::timeout(LOOK_EVERY, next).await {
                 Ok(read) => read?,
-                Err(_) => return Err(failed(&self.lease, UpstreamError::Timeout(Phase::Stall))),
+                Err(_) => self.overdue(Instant::now()).map_or(Ok(()), Err)?,
+            }
+            if self.received > limit {
+                return Err(broken(&self.lease, FrameTooLong { limit }.into()));
             }
         }
         Ok(())
@@ -192,6 +207,9 @@ fn failed(lease: &Lease, error: UpstreamError) -> GatewayError {
     GatewayError::Upstream { provider: lease.spec.id.to_string(), error }
 }
 
+/// How much of an upstream's text a caller gets to read, in characters.
+const MAX_MESSAGE: usize = 500;
+
 /// An upstream's text may hold what it was sent: our secrets are blotted out before anybody sees it.
 /// Headers of the config count as secrets, since keys are put there too.
 fn redact(lease: &Lease, text: &str) -> String {
@@ -200,7 +218,8 @@ fn redact(lease: &Lease, text: &str) -> String {
 }
 
 fn redacted(lease: &Lease, mut failure: UpstreamFailure) -> UpstreamFailure {
-    failure.message = redact(lease, &failure.message);
+    // In this order: half a secret at the cut would not be found.
+    failure.message = redact(lease, &failure.message).chars().take(MAX_MESSAGE).collect();
     failure
 }
 

@@ -109,7 +109,7 @@ impl Policy<'_> {
     /// The first rule that it breaks.
     pub fn admit(&self, facts: &Facts<'_>, class: AuthClass) -> Result<(), Rejection> {
         self.host(facts)?;
-        self.origin(facts)?;
+        self.origin(facts, class)?;
         if facts.preflight {
             return Ok(());
         }
@@ -142,17 +142,18 @@ impl Policy<'_> {
         if known || !self.host.is_loopback() { Ok(()) } else { Err(Rejection::Host) }
     }
 
-    fn origin(&self, facts: &Facts<'_>) -> Result<(), Rejection> {
+    fn origin(&self, facts: &Facts<'_>, class: AuthClass) -> Result<(), Rejection> {
         match facts.origin {
-            Some(origin) if self.allows_origin(origin) => Ok(()),
+            Some(origin) if self.allows_origin(origin, class) => Ok(()),
             Some(_) => Err(Rejection::Origin),
             None if facts.fetch_site == Some("cross-site") => Err(Rejection::Origin),
             None => Ok(()),
         }
     }
 
-    /// Whether a page of this origin may call us: our own pages, and those of the config.
-    pub fn allows_origin(&self, origin: &str) -> bool {
+    /// Whether a page of this origin may call us: our own pages everything, those that the config
+    /// names the models only.
+    fn allows_origin(&self, origin: &str, class: AuthClass) -> bool {
         let origin = origin.to_ascii_lowercase();
         let own = origin
             .strip_prefix("http://")
@@ -161,7 +162,7 @@ impl Policy<'_> {
                 port == self.port.to_string()
                     && host_name(host).is_some_and(|h| is_loopback_name(&h))
             });
-        own || self.access.allowed_origins.contains(&origin)
+        own || (class == AuthClass::Data && self.access.allowed_origins.contains(&origin))
     }
 
     fn key(&self, facts: &Facts<'_>, class: AuthClass) -> Result<(), Rejection> {
@@ -290,6 +291,10 @@ mod tests {
         {
             let facts = Facts { origin: Some(origin), fetch_site: Some("cross-site"), ..post };
             assert_eq!(admit(LOOPBACK, facts, AuthClass::Data), Ok(()), "{origin}");
+        }
+        let tools = Facts { origin: Some("https://tools.example"), ..post };
+        for class in [AuthClass::Public, AuthClass::Observe, AuthClass::Admin] {
+            assert_eq!(admit(LOOPBACK, tools, class), Err(Rejection::Origin), "{class:?}");
         }
         for origin in [
             "https://evil",

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     actors::{ConfigWatcher, Snapshot, SnapshotCell},
     config::DataKey,
-    credentials::CallerAuth,
+    credentials::{CallerAuth, bearer_token},
     telemetry::Metrics,
     turn::Turn,
     upstream::Upstream,
@@ -122,11 +122,6 @@ pub(super) fn facts(request: &HttpRequest) -> Facts<'_> {
     let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let mut hosts = request.headers().get_all("host").map(|value| value.to_str().unwrap_or(""));
     let method = request.method();
-    let bearer = || {
-        let value = text("authorization")?;
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    };
     Facts {
         unsafe_method: !method.is_safe(),
         preflight: method == actix_web::http::Method::OPTIONS,
@@ -137,6 +132,6 @@ pub(super) fn facts(request: &HttpRequest) -> Facts<'_> {
         fetch_site: text("sec-fetch-site"),
         content_type: text("content-type"),
         query: request.query_string(),
-        key: text("x-opencodex-api-key").or_else(bearer),
+        key: text("x-opencodex-api-key").or_else(|| bearer_token(text("authorization")?)),
     }
 }

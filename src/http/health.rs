@@ -18,7 +18,7 @@ pub async fn healthz(request: HttpRequest, gateway: Data<Gateway>) -> HttpRespon
     let challenge = request.headers().get(CHALLENGE).and_then(|value| value.to_str().ok());
     let proof = challenge.filter(|challenge| challenge.len() <= 128).map(|challenge| {
         let snapshot = shared.cell.load();
-        proof(shared.policy(&snapshot).admin, challenge)
+        proof(shared.policy(&snapshot).admin, challenge, shared.address.port())
     });
     let mut health = json!({
         "status": "ok",
@@ -32,11 +32,12 @@ pub async fn healthz(request: HttpRequest, gateway: Data<Gateway>) -> HttpRespon
     HttpResponse::Ok().json(health)
 }
 
-/// What proves knowledge of the token behind `key`: HMAC-SHA256 of the challenge, in hexadecimal.
-pub fn proof(key: &DataKey, challenge: &str) -> String {
+/// What proves knowledge of the token behind `key`: HMAC-SHA256 of the challenge and the port, in
+/// hexadecimal. With the port in it, whoever took the port cannot let us prove it for them.
+pub fn proof(key: &DataKey, challenge: &str, port: u16) -> String {
     // HMAC takes keys of any length.
     let mut mac = Hmac::<Sha256>::new_from_slice(key.digest()).expect("any length is a key");
-    mac.update(challenge.as_bytes());
+    mac.update(format!("{challenge} {port}").as_bytes());
     mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

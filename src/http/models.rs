@@ -17,11 +17,12 @@ use super::{
 };
 use crate::{
     actors::Snapshot,
-    adapters::{ModelInfo, WireRequest},
+    adapters::{DecodeError, ModelInfo, WireRequest, adapter},
     codex::catalog::{self, RoutedModel},
     error::GatewayError,
     registry::AuthMode,
     turn::Turn,
+    upstream::{Phase, UpstreamError},
 };
 
 /// How long ChatGPT's own catalogue may take, and how large it may be in bytes.
@@ -166,14 +167,26 @@ async fn native(turn: &Turn, version: &str) -> Result<Vec<Box<RawValue>>, Gatewa
     request.set_static(&lease.spec.headers);
     request.set_bearer(&lease.credential);
     let failed = |error| GatewayError::Upstream { provider: lease.spec.id.to_string(), error };
-    let mut response = turn.upstream.open(request, NATIVE_TIMEOUT).await.map_err(failed)?;
-    let body = response.body.read_all(MAX_NATIVE).await.map_err(failed)?;
-    let catalogue: Catalogue = serde_json::from_slice(&body).map_err(|_| {
-        let reason = format!("status {} and no catalogue of models", response.head.status);
-        GatewayError::Decode {
-            provider: lease.spec.id.to_string(),
-            error: crate::adapters::DecodeError::Malformed(reason),
+    let exchange = async {
+        let mut response = turn.upstream.open(request, NATIVE_TIMEOUT).await.map_err(failed)?;
+        if !(200..300).contains(&response.head.status) {
+            let body = response.body.read_error().await;
+            return Err(GatewayError::Refused {
+                provider: format!("{} answered {}", lease.spec.id, response.head.status),
+                failure: adapter(lease.spec.adapter).refusal(&response.head, &body),
+                retry_after: response.head.retry_after,
+                forwarded: true,
+            });
         }
+        response.body.read_all(MAX_NATIVE).await.map_err(failed)
+    };
+    let body = actix_rt::time::timeout(NATIVE_TIMEOUT, exchange)
+        .await
+        .unwrap_or_else(|_| Err(failed(UpstreamError::Timeout(Phase::Stall))))?;
+    let catalogue: Catalogue = serde_json::from_slice(&body).map_err(|_| {
+        let reason = "no catalogue of models".to_owned();
+        let error = DecodeError::Malformed(reason);
+        GatewayError::Decode { provider: lease.spec.id.to_string(), error }
     })?;
     Ok(catalogue.models)
 }

@@ -152,6 +152,7 @@ impl CallRecord {
             ErrorClass::UpstreamTruncated => "upstream_eof",
             ErrorClass::UpstreamStalled => "stalled",
             ErrorClass::ShuttingDown => "drain_deadline",
+            ErrorClass::SlowReader => "client_gone",
             _ => "failed",
         });
         self.error = Some(error.to_string());

@@ -109,7 +109,7 @@ async fn guard(
         Ok(()) if request.method() == Method::OPTIONS => request.into_response(preflight()),
         Ok(()) => {
             // The request must not be cloned here: actix panics on that while it routes.
-            catch_panic(next.call(request)).await??
+            catch_panic(async move { next.call(request).await }).await??
         }
     };
     // Only an origin that was let in is named; there is no `*`, and no credentials.

@@ -60,7 +60,7 @@ pub fn serve(
     .client_request_timeout(REQUEST_HEAD)
     .client_disconnect_timeout(DISCONNECT)
     .max_connections(MAX_CONNECTIONS)
-    .shutdown_timeout(shutdown.as_secs())
+    .shutdown_timeout(shutdown.as_secs() + u64::from(shutdown.subsec_nanos() > 0))
     // Small frames must not wait for the acknowledgement of the one before.
     .tcp_nodelay(true)
     // With the default, a caller that leaves during silence is not noticed at all.

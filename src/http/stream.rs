@@ -5,10 +5,12 @@
 //! what actix does when the caller leaves, cancels everything.
 
 use std::{
+    cell::{Cell, RefCell},
     convert::Infallible,
     future::Future as _,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -36,8 +38,11 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The body.
 pub struct AnswerBody {
-    /// Gone when the answer is over.
-    exchange: Option<Exchange>,
+    held: Held,
+    /// When actix last asked for more.
+    asked: Rc<Cell<Instant>>,
+    /// Nothing more will be written.
+    over: bool,
     emitter: Emitter,
     events: Vec<Event>,
     error: Option<GatewayError>,
@@ -62,8 +67,14 @@ impl AnswerBody {
         record: CallRecord,
     ) -> Self {
         let tick_every = TICK.min(limits.keepalive_interval).min(limits.timeouts.stall);
+        let held: Held = Rc::new(RefCell::new(Some(answer.exchange)));
+        let asked = Rc::new(Cell::new(Instant::now()));
+        let watch = watch_reader(Rc::downgrade(&held), Rc::clone(&asked), limits.client_write);
+        actix_rt::spawn(watch);
         Self {
-            exchange: Some(answer.exchange),
+            held,
+            asked,
+            over: false,
             emitter,
             events: answer.events,
             error: answer.error,
@@ -84,20 +95,24 @@ impl AnswerBody {
         if let Some(error) = self.error.take() {
             self.fail(&error);
         }
-        while self.out.len() < FLUSH
-            && let Some(exchange) = &mut self.exchange
-        {
-            match exchange.poll_events(task, &mut self.events) {
+        while self.out.len() < FLUSH && !self.over {
+            let (read, upstream_over) = match self.held.borrow_mut().as_mut() {
+                None => (Poll::Ready(Err(GatewayError::SlowReader)), false),
+                Some(exchange) => {
+                    let read = exchange.poll_events(task, &mut self.events);
+                    (read, exchange.is_over())
+                }
+            };
+            match read {
                 Poll::Ready(read) => {
-                    let over = exchange.is_over();
                     self.emit();
-                    if let Err(error) = read {
-                        self.fail(&error);
-                    } else if over && self.exchange.is_some() {
-                        self.fail(&truncated());
+                    match read {
+                        Err(error) => self.fail(&error),
+                        Ok(()) if upstream_over => self.fail(&truncated()),
+                        Ok(()) => {}
                     }
                 }
-                Poll::Pending if self.tick.as_mut().poll(task).is_ready() => self.tick(),
+                Poll::Pending if self.is_due(task) => self.tick(),
                 Poll::Pending => break,
             }
         }
@@ -109,7 +124,8 @@ impl AnswerBody {
         if catch_unwind(AssertUnwindSafe(|| step(self))).is_ok() {
             return;
         }
-        self.exchange = None;
+        self.over = true;
+        self.held.take();
         self.events.clear();
         self.out.truncate(self.whole);
         self.record.failed(&GatewayError::Internal);
@@ -139,7 +155,7 @@ impl AnswerBody {
     }
 
     fn fail(&mut self, error: &GatewayError) {
-        if self.exchange.is_none() {
+        if self.over {
             return;
         }
         self.record.failed(error);
@@ -150,15 +166,21 @@ impl AnswerBody {
     /// The terminal event is written: the upstream is let go, and the call is accounted for, since
     /// callers hang up as soon as they have read it.
     fn end(&mut self, terminal: Terminal) {
-        if self.exchange.take().is_some() {
-            self.record.ended(terminal, self.emitter.usage());
-        }
+        self.held.take();
+        self.over = true;
+        self.record.ended(terminal, self.emitter.usage());
+    }
+
+    /// Whether the clocks are to be looked at. An upstream that is always ready uses up the budget
+    /// that tokio gives a task, and its timers then say nothing: so the time itself is asked too.
+    fn is_due(&mut self, task: &mut Context<'_>) -> bool {
+        self.tick.as_mut().poll(task).is_ready() || Instant::now() >= self.tick.deadline()
     }
 
     fn tick(&mut self) {
         let now = Instant::now();
         self.tick.as_mut().reset(now + self.tick_every);
-        let overdue = self.exchange.as_ref().and_then(|exchange| exchange.overdue(now));
+        let overdue = self.held.borrow().as_ref().and_then(|exchange| exchange.overdue(now));
         if let Some(error) = overdue {
             self.fail(&error);
         } else if self.lifecycle.is_ending() {
@@ -167,6 +189,30 @@ impl AnswerBody {
             && let Some(style) = self.emitter.keepalive(&mut self.out)
         {
             self.record.keepalive(style);
+        }
+    }
+}
+
+/// The exchange, until the answer is over or its reader is given up.
+type Held = Rc<RefCell<Option<Exchange>>>;
+
+/// Lets the upstream and the slot go when the caller has taken nothing for too long. All other
+/// clocks of a stream tick when actix asks for more, which it does not while its buffer is full.
+async fn watch_reader(
+    held: Weak<RefCell<Option<Exchange>>>,
+    asked: Rc<Cell<Instant>>,
+    limit: Duration,
+) {
+    loop {
+        sleep(limit.div_f32(4.0)).await;
+        // Gone with the body, or empty because the answer is over.
+        let Some(held) = held.upgrade() else { return };
+        if held.borrow().is_none() {
+            return;
+        }
+        if asked.get().elapsed() >= limit {
+            held.take();
+            return;
         }
     }
 }
@@ -196,13 +242,14 @@ impl MessageBody for AnswerBody {
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
         let this = self.get_mut();
+        this.asked.set(Instant::now());
         this.guarded(|this| this.fill(task));
         if !this.out.is_empty() {
             this.last_write = Instant::now();
             this.whole = 0;
             return Poll::Ready(Some(Ok(this.out.split().freeze())));
         }
-        if this.exchange.is_none() { Poll::Ready(None) } else { Poll::Pending }
+        if this.over { Poll::Ready(None) } else { Poll::Pending }
     }
 }
 
@@ -229,7 +276,9 @@ mod tests {
         };
         let metrics = Arc::new(Metrics::new());
         let mut body = AnswerBody {
-            exchange: None,
+            held: Held::default(),
+            asked: Rc::new(Cell::new(Instant::now())),
+            over: false,
             emitter: Emitter::new(settings, Ids::new(1)),
             events: vec![Event::TextDelta("so far".into())],
             error: None,

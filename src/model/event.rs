@@ -63,8 +63,6 @@ pub enum FinishReason {
     Length,
     /// A content filter stepped in.
     Filtered,
-    /// A relayed answer reported its own failure; the frame that says so went before.
-    Failed,
 }
 
 /// Token counts in OpenAI's sense: `input` includes cached tokens, `output` includes reasoning.

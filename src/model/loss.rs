@@ -23,13 +23,15 @@ pub enum LossKind {
     ToolArguments,
     /// Reasoning that only its own vendor can read.
     Reasoning,
+    /// A tool whose name, made legal, is that of another.
+    ToolName,
     /// A request field that has no counterpart upstream.
     Field,
 }
 
 impl LossKind {
     /// Every kind, in the order of declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::HostedTool,
         Self::ToolGrammar,
         Self::Image,
@@ -39,6 +41,7 @@ impl LossKind {
         Self::HostedItem,
         Self::ToolArguments,
         Self::Reasoning,
+        Self::ToolName,
         Self::Field,
     ];
 
@@ -54,6 +57,7 @@ impl LossKind {
             Self::HostedItem => "hosted_item",
             Self::ToolArguments => "tool_arguments",
             Self::Reasoning => "reasoning",
+            Self::ToolName => "tool_name",
             Self::Field => "field",
         }
     }

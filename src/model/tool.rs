@@ -48,7 +48,7 @@ pub fn sanitize_wire_name(name: &str) -> Cow<'_, str> {
     format!("{}_{:08x}", &clean[..MAX_WIRE_NAME - 9], fnv1a(name)).into()
 }
 
-/// FNV-1a, 32 bits: short, stable across builds, and collisions only cost a clearer error.
+/// FNV-1a, 32 bits: short, and stable across builds.
 fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

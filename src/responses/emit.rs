@@ -10,7 +10,7 @@ use super::{
     sequence::{Piece, Sequencer},
 };
 use crate::{
-    model::{Event, FinishReason, Frame, Ids, Tool, ToolKind, Usage},
+    model::{Event, FinishReason, Frame, Ids, Tool, ToolKind, Usage, sanitize_wire_name},
     wire::{
         json::to_raw,
         sse::{write_frame, write_raw_frame},
@@ -151,8 +151,15 @@ impl Emitter {
             Event::Document(bytes) => self.document = Some(bytes),
             Event::Usage(usage) => self.usage = Some(usage),
             Event::Finished(reason) => return self.finish(reason, out),
-            Event::TextDelta(delta) => self.sequencer.text(delta, &mut self.pieces),
-            Event::ReasoningDelta(delta) => self.sequencer.reasoning(delta, &mut self.pieces),
+            Event::TextDelta(delta) => {
+                self.retain(delta.len())?;
+                self.sequencer.text(delta, &mut self.pieces);
+            }
+            Event::ReasoningDelta(_) if !self.settings.show_reasoning => {}
+            Event::ReasoningDelta(delta) => {
+                self.retain(delta.len())?;
+                self.sequencer.reasoning(delta, &mut self.pieces);
+            }
             Event::CallStarted { call, call_id, name } => {
                 self.sequencer.call_started(call, call_id, name, &mut self.pieces);
             }
@@ -214,11 +221,10 @@ impl Emitter {
 
     fn relay(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), Failure> {
         self.started = true;
-        self.sequence = frame.sequence.map_or(self.sequence, |sequence| sequence + 1);
+        self.sequence = frame.sequence.map_or(self.sequence, |sequence| sequence.saturating_add(1));
         self.terminal = match frame.kind.as_str() {
             "response.completed" => Some(Terminal::Completed),
             "response.incomplete" => Some(Terminal::Incomplete),
-            "response.failed" => Some(Terminal::Failed),
             _ => None,
         };
         if self.settings.delivery == Delivery::Stream {
@@ -234,7 +240,6 @@ impl Emitter {
         if self.document.is_some() {
             self.terminal = Some(match reason {
                 FinishReason::Stop => Terminal::Completed,
-                FinishReason::Failed => Terminal::Failed,
                 FinishReason::Length | FinishReason::Filtered => Terminal::Incomplete,
             });
             return Ok(());
@@ -255,7 +260,7 @@ impl Emitter {
             }
             // Codex repeats a turn that ends `incomplete` for this reason five times, for the
             // same result; this code ends it at once and shows the message.
-            FinishReason::Filtered | FinishReason::Failed => {
+            FinishReason::Filtered => {
                 return Err(Failure {
                     kind: "invalid_request_error".into(),
                     code: "invalid_prompt".into(),
@@ -285,8 +290,14 @@ impl Emitter {
         self.start(out);
         let mut pieces = std::mem::take(&mut self.pieces);
         let written = pieces.drain(..).try_for_each(|piece| match piece {
-            Piece::Text(delta) => self.text(&delta, out),
-            Piece::Reasoning(delta) => self.reasoning(&delta, out),
+            Piece::Text(delta) => {
+                self.text(&delta, out);
+                Ok(())
+            }
+            Piece::Reasoning(delta) => {
+                self.reasoning(&delta, out);
+                Ok(())
+            }
             Piece::CallStart { call_id, name } => self.open_call(call_id, &name, out),
             Piece::CallDelta(delta) => {
                 self.call_delta(&delta, out);
@@ -312,18 +323,17 @@ impl Emitter {
         }
     }
 
-    fn text(&mut self, delta: &str, out: &mut BytesMut) -> Result<(), Failure> {
+    fn text(&mut self, delta: &str, out: &mut BytesMut) {
         if delta.is_empty() {
-            return Ok(());
+            return;
         }
-        self.retain(delta.len())?;
         if !matches!(self.open, Open::Message { .. }) {
             self.open_message(out);
         }
         let sequence_number = self.next_sequence();
         let (stream, output_index) = (self.streams(), self.items.len());
         let Open::Message { id, text } = &mut self.open else {
-            return Ok(());
+            return;
         };
         text.push_str(delta);
         if stream {
@@ -339,7 +349,6 @@ impl Emitter {
             };
             write_frame(out, kind, &data);
         }
-        Ok(())
     }
 
     fn open_message(&mut self, out: &mut BytesMut) {
@@ -356,11 +365,10 @@ impl Emitter {
         self.open = Open::Message { id, text: String::new() };
     }
 
-    fn reasoning(&mut self, delta: &str, out: &mut BytesMut) -> Result<(), Failure> {
-        if delta.is_empty() || !self.settings.show_reasoning {
-            return Ok(());
+    fn reasoning(&mut self, delta: &str, out: &mut BytesMut) {
+        if delta.is_empty() {
+            return;
         }
-        self.retain(delta.len())?;
         if !matches!(self.open, Open::Reasoning { .. }) {
             self.close_open(out);
             let id = self.ids.mint("rs");
@@ -373,7 +381,7 @@ impl Emitter {
         let sequence_number = self.next_sequence();
         let (stream, output_index) = (self.streams(), self.items.len());
         let Open::Reasoning { id, text } = &mut self.open else {
-            return Ok(());
+            return;
         };
         text.push_str(delta);
         if stream {
@@ -388,7 +396,6 @@ impl Emitter {
             };
             write_frame(out, kind, &data);
         }
-        Ok(())
     }
 
     fn open_call(
@@ -400,7 +407,8 @@ impl Emitter {
         self.close_open(out);
         let found = self.settings.tools.iter().position(|tool| tool.wire_name == name);
         let Some(tool) = found else {
-            let message = format!("the model called `{}`, which is no tool of this turn", name);
+            let name = sanitize_wire_name(name);
+            let message = format!("the model called `{name}`, which is no tool of this turn");
             return Err(Failure::answer("undeclared_tool", message));
         };
         let call_id = if call_id.is_empty() { self.ids.mint("call") } else { call_id };
@@ -716,8 +724,12 @@ impl Arguments {
         if text.trim().is_empty() {
             return Ok(Self::Json("{}".to_owned()));
         }
-        serde_json::from_str::<IgnoredAny>(text)?;
-        Ok(Self::Json(text.to_owned()))
+        match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => Ok(Self::Json(text.to_owned())),
+            // A search for nothing in particular is still a search.
+            Err(_) if kind == ToolKind::Search => Ok(Self::Json("{}".to_owned())),
+            Err(error) => Err(error),
+        }
     }
 
     fn into_text(self) -> String {

@@ -126,8 +126,6 @@ pub(super) struct ContentPart<'a> {
     #[serde(borrow)]
     pub filename: Str<'a>,
     #[serde(borrow)]
-    pub file_data: Str<'a>,
-    #[serde(borrow)]
     pub encrypted_content: Str<'a>,
 }
 

@@ -61,8 +61,11 @@ impl ToolList {
         match build(kind, declaration, namespace, losses) {
             Some(tool) => {
                 names.push(tool.wire_name.clone());
-                if self.tools.iter().all(|known| known.wire_name != tool.wire_name) {
-                    self.tools.push(tool);
+                match self.tools.iter().find(|known| known.wire_name == tool.wire_name) {
+                    None => self.tools.push(tool),
+                    Some(known) if known.name != tool.name => losses.add(LossKind::ToolName),
+                    // Declared twice, which replayed searches do.
+                    Some(_) => {}
                 }
             }
             None => losses.add(LossKind::HostedTool),

@@ -153,7 +153,9 @@ impl Turn {
                 Ok(Ok(())) | Err(_) => {}
             }
         } else {
-            exchange.collect(&mut events).await?;
+            // Framing and escapes around the text that may be held.
+            let limit = self.snapshot.config.limits.max_retained.saturating_mul(4);
+            exchange.collect(&mut events, limit).await?;
         }
         Ok(Answer {
             exchange,

@@ -132,9 +132,11 @@ fn accept(response: ClientResponse) -> Result<UpstreamResponse, UpstreamError> {
         return Err(UpstreamError::Redirected(status.as_u16()));
     }
     let headers = response.headers();
-    if let Some(encoding) = text(headers, "content-encoding").filter(|value| *value != "identity") {
+    let encoding = text(headers, "content-encoding").filter(|value| *value != "identity");
+    if let (Some(encoding), true) = (encoding, status.is_success()) {
         return Err(UpstreamError::Encoded(encoding.chars().take(32).collect()));
     }
+    let unreadable = encoding.is_some();
     let head = ResponseHead {
         status: status.as_u16(),
         content_type: text(headers, "content-type")
@@ -145,7 +147,9 @@ fn accept(response: ClientResponse) -> Result<UpstreamResponse, UpstreamError> {
         relayed: relayed(headers),
     };
     let missing = text(headers, "content-length").and_then(|value| value.parse().ok());
-    Ok(UpstreamResponse { head, body: UpstreamBody { response: Some(response), missing } })
+    // A refusal counts by its status; its words are lost if they are compressed.
+    let response = (!unreadable).then_some(response);
+    Ok(UpstreamResponse { head, body: UpstreamBody { response, missing } })
 }
 
 fn text<'h>(headers: &'h awc::http::header::HeaderMap, name: &str) -> Option<&'h str> {

@@ -32,6 +32,17 @@ impl Str<'_> {
     }
 }
 
+/// A count; anything but a whole number from 0 reads as nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count(pub Option<u64>);
+
+impl Count {
+    /// The number, or 0.
+    pub fn or_zero(self) -> u64 {
+        self.0.unwrap_or_default()
+    }
+}
+
 /// An object of type `T`; any other JSON type reads as nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Obj<T>(pub Option<T>);
@@ -109,6 +120,34 @@ impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
             nothing!(Str(None); visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64));
         }
         deserializer.deserialize_any(Text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl<'de> Visitor<'de> for Number {
+            type Value = Count;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any JSON")
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Count, E> {
+                Ok(Count(Some(number)))
+            }
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Count, E> {
+                // Up to 2^53 a float holds every whole number, so the cast is exact.
+                let whole = number >= 0.0 && number.fract() == 0.0 && number < 9.0e15;
+                Ok(Count(whole.then_some(number as u64)))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Count, A::Error> {
+                skip_list(list).map(|()| Count(None))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Count, A::Error> {
+                skip_object(object).map(|()| Count(None))
+            }
+            nothing!(Count(None); visit_bool(bool), visit_i64(i64), visit_str(&str));
+        }
+        deserializer.deserialize_any(Number)
     }
 }
 
@@ -262,6 +301,23 @@ mod tests {
         assert_eq!(out, r#"{"model":"b","x":[1, 2 ,{"k" : null}],"n":1.0e5,"new":true}"#);
         assert_eq!(edit_object(b"{}", &[]).unwrap(), b"{}");
         assert!(edit_object(b"[]", &[]).is_err());
+    }
+
+    #[test]
+    fn counts_are_whole_numbers_or_nothing() {
+        for (json, count) in [
+            ("3", Some(3)),
+            ("3.0", Some(3)),
+            ("-1", None),
+            ("1.5", None),
+            ("1e300", None),
+            ("\"3\"", None),
+            ("null", None),
+            ("[1]", None),
+            ("{}", None),
+        ] {
+            assert_eq!(serde_json::from_str::<Count>(json).unwrap().0, count, "{json}");
+        }
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn l06_sigterm_lets_streams_finish_and_tells_the_rest() {
         _ => paced(2000, 25),
     });
     let mut config = chat_config(&upstream.base_url());
-    config["shutdownTimeoutMs"] = json!(5000);
+    config["shutdownTimeoutMs"] = json!(2500);
     let mut process = Process::start("sigterm", Some(&config), &[]);
     let address = process.address;
     let ask = move |model: &str| {

@@ -27,7 +27,8 @@ pub(super) struct ListModels;
 #[rtype(result = "ProviderStatus")]
 pub(in crate::actors) struct Describe;
 
-/// The provider is no longer in the config: lend nothing more, stop when the last lease is back.
+/// The provider left the config, or was replaced. Calls that took their snapshot before may still
+/// use it; it stops when the last of them is over, or at the end of the drain time.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(in crate::actors) struct Retire {

@@ -64,7 +64,7 @@ impl Retirement {
         self.retired.store(true, Ordering::Release);
     }
 
-    fn is_retired(&self) -> bool {
+    pub fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
     }
 

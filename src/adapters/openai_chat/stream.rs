@@ -9,7 +9,7 @@ use super::super::{DecodeError, FrameDecoder, Step, frames::json_error, refusal}
 use crate::{
     model::{CallKey, Event, FinishReason, Usage},
     wire::{
-        json::{Obj, Str, TextOrList},
+        json::{Count, Obj, Str, TextOrList},
         sse::SseFrame,
     },
 };
@@ -33,6 +33,8 @@ struct Choice<'a> {
     message: Obj<Delta<'a>>,
     #[serde(borrow)]
     finish_reason: Str<'a>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -60,7 +62,7 @@ struct TextPart<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct CallDelta<'a> {
-    index: Option<u64>,
+    index: Count,
     #[serde(borrow)]
     id: Str<'a>,
     #[serde(borrow)]
@@ -80,42 +82,48 @@ struct FunctionDelta<'a> {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 struct WireUsage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
+    prompt_tokens: Count,
+    completion_tokens: Count,
     prompt_tokens_details: Obj<PromptDetails>,
     completion_tokens_details: Obj<CompletionDetails>,
     /// DeepSeek's name for cached tokens.
-    prompt_cache_hit_tokens: Option<u64>,
+    prompt_cache_hit_tokens: Count,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 struct PromptDetails {
-    cached_tokens: Option<u64>,
+    cached_tokens: Count,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 struct CompletionDetails {
-    reasoning_tokens: Option<u64>,
+    reasoning_tokens: Count,
 }
 
 impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Self {
         let details = wire.prompt_tokens_details.0.unwrap_or_default();
         Self {
-            input: wire.prompt_tokens.unwrap_or_default(),
-            cached: details.cached_tokens.or(wire.prompt_cache_hit_tokens).unwrap_or_default(),
+            input: wire.prompt_tokens.or_zero(),
+            cached: details.cached_tokens.0.unwrap_or(wire.prompt_cache_hit_tokens.or_zero()),
             cache_write: 0,
-            output: wire.completion_tokens.unwrap_or_default(),
+            output: wire.completion_tokens.or_zero(),
             reasoning: wire
                 .completion_tokens_details
                 .0
-                .and_then(|details| details.reasoning_tokens)
-                .unwrap_or_default(),
+                .unwrap_or_default()
+                .reasoning_tokens
+                .or_zero(),
         }
     }
 }
+
+/// Tool calls of one answer; more is an attack.
+const MAX_CALLS: usize = 256;
+/// Arguments that may come before the name of their call, in bytes.
+const MAX_EARLY: usize = 64 << 10;
 
 /// Reads one answer.
 pub(super) struct ChatStream {
@@ -163,6 +171,11 @@ impl ChatStream {
         match choice.finish_reason.non_empty() {
             None => return Ok(()),
             Some("length") => self.finish = Some(FinishReason::Length),
+            Some("error") => {
+                let error = choice.error.map(RawValue::get).unwrap_or(r#""the upstream failed""#);
+                let body: Value = serde_json::from_str(error).map_err(malformed)?;
+                return Err(DecodeError::Upstream(refusal::from_json(&body)));
+            }
             Some("content_filter") => self.finish = Some(FinishReason::Filtered),
             Some(_) => self.finish = Some(FinishReason::Stop),
         }
@@ -202,6 +215,9 @@ impl ChatStream {
         let function = FunctionDelta::default();
         let function = delta.function.0.as_ref().unwrap_or(&function);
         let key = self.find_or_add(delta, function);
+        if self.calls.len() > MAX_CALLS {
+            return Err(DecodeError::Malformed(format!("more than {MAX_CALLS} tool calls")));
+        }
         let call = &mut self.calls[key as usize];
         if call.id.is_empty() {
             delta.id.or_empty().clone_into(&mut call.id);
@@ -227,6 +243,8 @@ impl ChatStream {
         }
         if call.started {
             events.push(Event::CallDelta { call: key, arguments });
+        } else if call.early.len() + arguments.len() > MAX_EARLY {
+            return Err(DecodeError::Malformed("a tool call without a name".to_owned()));
         } else {
             call.early.push_str(&arguments);
         }
@@ -241,16 +259,20 @@ impl ChatStream {
             function.name.non_empty().is_some()
                 && id.is_some_and(|id| !call.id.is_empty() && call.id != id)
         };
-        let found = match (delta.index, id) {
-            (Some(index), _) => self.calls.iter().rposition(|call| call.index == Some(index)),
-            (None, Some(id)) => self.calls.iter().rposition(|call| call.id == id),
-            (None, None) => self.calls.len().checked_sub(1),
-        };
+        let found =
+            match (delta.index.0, id) {
+                (Some(index), _) => self.calls.iter().rposition(|call| call.index == Some(index)),
+                (None, Some(id)) => self.calls.iter().rposition(|call| call.id == id),
+                // A name on a call that has one begins another.
+                (None, None) => self.calls.len().checked_sub(1).filter(|last| {
+                    !self.calls[*last].started || function.name.non_empty().is_none()
+                }),
+            };
         if let Some(found) = found.filter(|found| !is_new(&self.calls[*found])) {
             return found as CallKey;
         }
         self.calls.push(CallState {
-            index: delta.index,
+            index: delta.index.0,
             id: String::new(),
             early: String::new(),
             started: false,
@@ -285,6 +307,9 @@ impl FrameDecoder for ChatStream {
     fn frame(&mut self, frame: SseFrame<'_>, events: &mut Vec<Event>) -> Result<Step, DecodeError> {
         let data = frame.data.trim_ascii();
         if data == b"[DONE]" {
+            if self.finish.is_none() && !self.said_something && self.calls.is_empty() {
+                return Err(DecodeError::Empty);
+            }
             return self.done(events);
         }
         // Some servers keep the line alive with `null` or a number: a sign of life, no chunk.

@@ -12,7 +12,7 @@ use super::super::{DecodeError, FrameDecoder, Step, frames::json_error, refusal}
 use crate::{
     model::{Event, FinishReason, Frame, Usage},
     wire::{
-        json::{Edit, Obj, Str, edit_object},
+        json::{Count, Edit, Obj, Str, edit_object},
         sse::SseFrame,
     },
 };
@@ -28,7 +28,7 @@ pub(super) struct Relay {
 struct Peek<'a> {
     #[serde(borrow, rename = "type")]
     kind: Str<'a>,
-    sequence_number: Option<u64>,
+    sequence_number: Count,
     #[serde(borrow)]
     response: Option<&'a RawValue>,
 }
@@ -36,7 +36,6 @@ struct Peek<'a> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ResponsePeek {
-    status: Option<String>,
     usage: Obj<WireUsage>,
     headers: Option<serde::de::IgnoredAny>,
 }
@@ -44,8 +43,8 @@ struct ResponsePeek {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireUsage {
-    input_tokens: u64,
-    output_tokens: u64,
+    input_tokens: Count,
+    output_tokens: Count,
     input_tokens_details: Obj<InputDetails>,
     output_tokens_details: Obj<OutputDetails>,
 }
@@ -53,25 +52,25 @@ struct WireUsage {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct InputDetails {
-    cached_tokens: u64,
-    cache_write_tokens: u64,
+    cached_tokens: Count,
+    cache_write_tokens: Count,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct OutputDetails {
-    reasoning_tokens: u64,
+    reasoning_tokens: Count,
 }
 
 impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Self {
         let input = wire.input_tokens_details.0.unwrap_or_default();
         Self {
-            input: wire.input_tokens,
-            cached: input.cached_tokens,
-            cache_write: input.cache_write_tokens,
-            output: wire.output_tokens,
-            reasoning: wire.output_tokens_details.0.unwrap_or_default().reasoning_tokens,
+            input: wire.input_tokens.or_zero(),
+            cached: input.cached_tokens.or_zero(),
+            cache_write: input.cache_write_tokens.or_zero(),
+            output: wire.output_tokens.or_zero(),
+            reasoning: wire.output_tokens_details.0.unwrap_or_default().reasoning_tokens.or_zero(),
         }
     }
 }
@@ -90,7 +89,6 @@ impl Relay {
         let reason = match kind {
             "response.completed" => FinishReason::Stop,
             "response.incomplete" => FinishReason::Length,
-            "response.failed" => FinishReason::Failed,
             _ => return None,
         };
         if let Some(usage) = response.and_then(|raw| peek_response(raw).usage.0) {
@@ -107,6 +105,10 @@ fn peek_response(raw: &RawValue) -> ResponsePeek {
 impl FrameDecoder for Relay {
     fn frame(&mut self, frame: SseFrame<'_>, events: &mut Vec<Event>) -> Result<Step, DecodeError> {
         let data = frame.data.trim_ascii();
+        // serde does not look at strings that nobody asks for, and these are passed on.
+        if std::str::from_utf8(data).is_err() {
+            return Err(DecodeError::Malformed("a frame that is no UTF-8".to_owned()));
+        }
         if data == b"[DONE]" || data.is_empty() {
             return Ok(Step::More);
         }
@@ -119,10 +121,12 @@ impl FrameDecoder for Relay {
         let peek: Peek<'_> = serde_json::from_slice(data)
             .map_err(|error| DecodeError::Malformed(error.to_string()))?;
         let kind = peek.kind.non_empty().unwrap_or(frame.event);
-        if kind == "error" {
-            // Codex does not read a bare error as an end; `response.failed` says the same.
+        // Codex does not read a bare error as an end, and the text of either may hold what must not
+        // be told: both are an error of ours, told in our own words and with what is safe.
+        if kind == "error" || kind == "response.failed" {
             let body: Value = serde_json::from_slice(data).unwrap_or_default();
-            return Err(DecodeError::Upstream(refusal::from_json(&body)));
+            let failure = body.get("response").unwrap_or(&body);
+            return Err(DecodeError::Upstream(refusal::from_json(failure)));
         }
         if kind.is_empty()
             || !kind.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
@@ -135,7 +139,7 @@ impl FrameDecoder for Relay {
                 Some(response) if kind == "response.created" => without_headers(data, response),
                 _ => Bytes::copy_from_slice(data),
             };
-            let sequence = peek.sequence_number;
+            let sequence = peek.sequence_number.0;
             events.push(Event::Verbatim(Frame { kind: kind.to_owned(), data, sequence }));
         } else if finished.is_some() {
             let response = peek.response.map(RawValue::get).unwrap_or_default();

@@ -204,3 +204,53 @@ fn a_document_gives_the_events_of_the_stream() {
     }
     assert!(matches!(read(br#"{"error":{"message":"x"}}"#).1, Err(DecodeError::Upstream(_))));
 }
+
+#[test]
+fn odd_numbers_cost_nothing_but_themselves() {
+    let mut chunk = delta(
+        json!({"content": "t", "tool_calls": [{"index": "0", "id": "a", "function": {"name": "f"}}]}),
+    );
+    chunk["usage"] = json!({"prompt_tokens": 3.0, "completion_tokens": -1, "prompt_tokens_details": {"cached_tokens": "x"}});
+    let events = ok(&[chunk, finish("stop")]);
+    let usage = Usage { input: 3, ..Usage::default() };
+    assert_eq!(events[..3], [Event::Usage(usage), text("t"), started(0, "a", "f")]);
+}
+
+#[test]
+fn calls_without_number_and_id_are_told_apart_by_their_names() {
+    let one = json!({"function": {"name": "f", "arguments": {}}});
+    let two = json!({"function": {"name": "g", "arguments": {}}});
+    let events = ok(&[
+        json!({"choices": [{"message": {"tool_calls": [one, two]}, "finish_reason": "stop"}]}),
+    ]);
+    assert_eq!(events[2], started(1, "", "g"));
+}
+
+#[test]
+fn an_error_as_the_reason_to_finish_is_the_upstreams_no() {
+    let mut last = finish("error");
+    last["choices"][0]["error"] = json!({"code": 502, "message": "bad gateway"});
+    let Err(DecodeError::Upstream(failure)) =
+        stream(false, &[delta(json!({"content": "x"})), last]).1
+    else {
+        panic!()
+    };
+    assert_eq!((failure.status, failure.message.as_str()), (Some(502), "bad gateway"));
+    assert!(matches!(stream(false, &[finish("error")]).1, Err(DecodeError::Upstream(_))));
+}
+
+#[test]
+fn x03_an_end_to_nothing_is_an_empty_answer() {
+    assert_eq!(stream(false, &["[DONE]".into()]).1, Err(DecodeError::Empty));
+}
+
+#[test]
+fn a_flood_of_calls_is_refused() {
+    let frames: Vec<Value> = (0..300)
+        .map(|n| fragment(json!({"index": n, "id": format!("c{n}"), "function": {"name": "f"}})))
+        .collect();
+    assert!(matches!(stream(false, &frames).1, Err(DecodeError::Malformed(_))));
+    let early =
+        vec![fragment(json!({"index": 0, "function": {"arguments": "x".repeat(1000)}})); 100];
+    assert!(matches!(stream(false, &early).1, Err(DecodeError::Malformed(_))));
+}
