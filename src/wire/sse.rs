@@ -6,9 +6,9 @@
 //! One deviation: what is left at the end of the stream counts as a frame, because real servers
 //! forget the last blank line.
 
-use std::{io::Write as _, ops::Range};
+use std::{io, ops::Range};
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use memchr::memchr2;
 
 /// One event of a stream.
@@ -246,7 +246,7 @@ impl SseParser {
 pub fn write_frame<T: serde::Serialize>(out: &mut BytesMut, event: &str, data: &T) {
     start_frame(out, event);
     // Writing into memory cannot fail, and our own types serialise.
-    let written = serde_json::to_writer(out.writer(), data);
+    let written = serde_json::to_writer(Sink(out), data);
     debug_assert!(written.is_ok(), "{written:?}");
     out.extend_from_slice(b"\n\n");
 }
@@ -267,7 +267,28 @@ pub fn write_raw_frame(out: &mut BytesMut, event: &str, json: &[u8]) {
 }
 
 fn start_frame(out: &mut BytesMut, event: &str) {
-    let _ = write!(out.writer(), "event: {event}\ndata: ");
+    for piece in ["event: ", event, "\ndata: "] {
+        out.extend_from_slice(piece.as_bytes());
+    }
+}
+
+/// Writes whole pieces at once; the writer that `bytes` offers goes through a loop for each.
+struct Sink<'a>(&'a mut BytesMut);
+
+impl io::Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
