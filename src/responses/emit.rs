@@ -2,19 +2,21 @@
 //! Source: what OpenAI sends and Codex 0.169.0 needs, section 5 of our protocol notes.
 
 use bytes::{Bytes, BytesMut};
-use serde::{Serialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
 use super::{
     Failure,
+    arguments::{Arguments, shell_action},
+    frames::{
+        ArgumentsDelta, ArgumentsDone, EmptyObject, ErrorField, IncompleteDetails, InputDelta,
+        InputDone, Item, ItemEvent, Lifecycle, OutputText, PartEvent, Plain, Response,
+        SummaryDelta, SummaryDone, SummaryPartEvent, SummaryText, TextDelta, TextDone, UsageField,
+    },
     sequence::{Piece, Sequencer},
 };
 use crate::{
     model::{Event, FinishReason, Frame, Ids, Tool, ToolKind, Usage, sanitize_wire_name},
-    wire::{
-        json::to_raw,
-        sse::{write_frame, write_raw_frame},
-    },
+    wire::sse::{write_frame, write_raw_frame},
 };
 
 /// How the caller wants its answer.
@@ -699,228 +701,6 @@ impl Emitter {
 
 const MAX_OUTPUT: &str = "max_output_tokens";
 const DONE: &[u8] = b"data: [DONE]\n\n";
-
-/// The arguments of a call, in the form its tool wants them.
-enum Arguments {
-    Json(String),
-    Input(String),
-}
-
-impl Arguments {
-    fn empty() -> Self {
-        Self::Json(String::new())
-    }
-
-    /// Checks what the model wrote. No arguments at all are `{}`, never `""`: clients replay them.
-    fn complete(kind: ToolKind, text: &str) -> Result<Self, serde_json::Error> {
-        if kind == ToolKind::Freeform {
-            #[derive(serde::Deserialize)]
-            struct Wrapped {
-                input: String,
-            }
-            let input = serde_json::from_str(text).map(|Wrapped { input }| input);
-            return Ok(Self::Input(input.unwrap_or_else(|_| text.to_owned())));
-        }
-        if text.trim().is_empty() {
-            return Ok(Self::Json("{}".to_owned()));
-        }
-        match serde_json::from_str::<IgnoredAny>(text) {
-            Ok(_) => Ok(Self::Json(text.to_owned())),
-            // A search for nothing in particular is still a search.
-            Err(_) if kind == ToolKind::Search => Ok(Self::Json("{}".to_owned())),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn into_text(self) -> String {
-        match self {
-            Self::Json(text) | Self::Input(text) => text,
-        }
-    }
-
-    fn into_object(self) -> Box<RawValue> {
-        let text = self.into_text();
-        let is_object = text.trim_start().starts_with('{');
-        RawValue::from_string(text)
-            .ok()
-            .filter(|_| is_object)
-            .unwrap_or_else(|| to_raw(&EmptyObject {}))
-    }
-}
-
-/// `{"type": "exec", …}` around what the model filled in.
-fn shell_action(arguments: Box<RawValue>) -> Box<RawValue> {
-    use crate::wire::json::{Edit, edit_object};
-    edit_object(arguments.get().as_bytes(), &[("type", Edit::Set("\"exec\"".into()))])
-        .ok()
-        .and_then(|json| String::from_utf8(json).ok())
-        .and_then(|json| RawValue::from_string(json).ok())
-        .unwrap_or(arguments)
-}
-
-#[derive(Debug, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Item {
-    Message {
-        id: String,
-        status: &'static str,
-        role: &'static str,
-        content: Vec<OutputText>,
-    },
-    Reasoning {
-        id: String,
-        summary: Vec<SummaryText>,
-    },
-    FunctionCall {
-        id: String,
-        call_id: String,
-        name: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        namespace: Option<String>,
-        arguments: String,
-        status: &'static str,
-    },
-    CustomToolCall {
-        id: String,
-        call_id: String,
-        name: String,
-        input: String,
-        status: &'static str,
-    },
-    ToolSearchCall {
-        id: String,
-        call_id: String,
-        execution: &'static str,
-        arguments: Box<RawValue>,
-        status: &'static str,
-    },
-    LocalShellCall {
-        id: String,
-        call_id: String,
-        action: Box<RawValue>,
-        status: &'static str,
-    },
-}
-
-#[derive(Debug, Serialize)]
-struct OutputText {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    text: String,
-    annotations: [(); 0],
-    logprobs: [(); 0],
-}
-
-impl OutputText {
-    fn new(text: String) -> Self {
-        Self { kind: "output_text", text, annotations: [], logprobs: [] }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct SummaryText {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    text: String,
-}
-
-#[derive(Serialize)]
-struct Response<'a> {
-    id: &'a str,
-    object: &'static str,
-    created_at: u64,
-    status: &'static str,
-    error: Option<ErrorField<'a>>,
-    incomplete_details: Option<IncompleteDetails>,
-    instructions: Option<()>,
-    metadata: EmptyObject,
-    model: &'a str,
-    output: &'a [Item],
-    parallel_tool_calls: bool,
-    store: bool,
-    tool_choice: &'static str,
-    tools: [(); 0],
-    usage: Option<UsageField>,
-}
-
-#[derive(Serialize)]
-struct EmptyObject {}
-
-#[derive(Clone, Copy, Serialize)]
-struct ErrorField<'a> {
-    code: &'a str,
-    message: &'a str,
-}
-
-#[derive(Serialize)]
-struct IncompleteDetails {
-    reason: &'static str,
-}
-
-/// Both details objects are always there: clients refuse usage without them.
-#[derive(Serialize)]
-struct UsageField {
-    input_tokens: u64,
-    input_tokens_details: InputDetails,
-    output_tokens: u64,
-    output_tokens_details: OutputDetails,
-    total_tokens: u64,
-}
-
-#[derive(Serialize)]
-struct InputDetails {
-    cached_tokens: u64,
-    cache_write_tokens: u64,
-}
-
-#[derive(Serialize)]
-struct OutputDetails {
-    reasoning_tokens: u64,
-}
-
-impl From<Usage> for UsageField {
-    fn from(usage: Usage) -> Self {
-        Self {
-            input_tokens: usage.input,
-            input_tokens_details: InputDetails {
-                cached_tokens: usage.cached,
-                cache_write_tokens: usage.cache_write,
-            },
-            output_tokens: usage.output,
-            output_tokens_details: OutputDetails { reasoning_tokens: usage.reasoning },
-            total_tokens: usage.input.saturating_add(usage.output),
-        }
-    }
-}
-
-/// Declares the frames of the stream: `type` and `sequence_number` first, then their own fields.
-macro_rules! frames {
-    ($($name:ident$(<$life:lifetime>)? { $($field:ident: $type:ty),* $(,)? })*) => {$(
-        #[derive(Serialize)]
-        struct $name$(<$life>)? {
-            #[serde(rename = "type")]
-            kind: &'static str,
-            sequence_number: u64,
-            $($field: $type,)*
-        }
-    )*};
-}
-
-frames! {
-    Plain {}
-    Lifecycle<'a> { response: Response<'a> }
-    ItemEvent<'a> { output_index: usize, item: &'a Item }
-    PartEvent<'a> { item_id: &'a str, output_index: usize, content_index: u32, part: &'a OutputText }
-    TextDelta<'a> { item_id: &'a str, output_index: usize, content_index: u32, delta: &'a str, logprobs: [(); 0] }
-    TextDone<'a> { item_id: &'a str, output_index: usize, content_index: u32, text: &'a str, logprobs: [(); 0] }
-    SummaryPartEvent<'a> { item_id: &'a str, output_index: usize, summary_index: u32, part: &'a SummaryText }
-    SummaryDelta<'a> { item_id: &'a str, output_index: usize, summary_index: u32, delta: &'a str }
-    SummaryDone<'a> { item_id: &'a str, output_index: usize, summary_index: u32, text: &'a str }
-    ArgumentsDelta<'a> { item_id: &'a str, output_index: usize, delta: &'a str }
-    ArgumentsDone { item_id: String, output_index: usize, arguments: String }
-    InputDelta { item_id: String, output_index: usize, delta: String }
-    InputDone { item_id: String, output_index: usize, input: String }
-}
 
 #[cfg(test)]
 mod tests;

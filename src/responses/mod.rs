@@ -3,8 +3,10 @@
 //! [`parse`] turns a body into a [`Call`]; [`Emitter`] turns the events of an answer into a stream
 //! or a document.
 
+mod arguments;
 mod emit;
 mod failure;
+mod frames;
 mod items;
 mod parse;
 mod request;

@@ -2,7 +2,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{model::ToolName, wire::sse::SseParser};
+use crate::{
+    model::ToolName,
+    wire::{json::to_raw, sse::SseParser},
+};
 
 fn tool(name: ToolName, kind: ToolKind) -> Tool {
     Tool {
