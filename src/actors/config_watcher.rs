@@ -424,6 +424,8 @@ impl Supervised for ConfigWatcher {
         self.current = None;
         self.next = None;
         self.refused = None;
+        // Perhaps a config was taken whose answer we missed: offer the file again.
+        self.running = None;
     }
 }
 

@@ -86,6 +86,9 @@ pub enum ApplyError {
     /// It differs in what cannot change while we run.
     #[error("these fields take effect at the next start only: {}", .0.join(", "))]
     RestartRequired(Vec<&'static str>),
+    /// Another config was taken meanwhile.
+    #[error("another config was taken meanwhile; try again")]
+    Overtaken,
     /// A provider did not come up.
     #[error("the provider `{0}` did not start in time")]
     PrepareFailed(ProviderId),
@@ -186,11 +189,17 @@ impl Handler<ApplyConfig> for ProviderSupervisor {
         }
         let (arbiter, metrics) = (self.arbiter.clone(), Arc::clone(&self.metrics));
         let (wanted, backoff) = (Arc::clone(&config), self.backoff);
+        let basis = Arc::clone(&running);
         let prepared =
             async move { prepare(&wanted, &running.providers, &arbiter, &metrics, backoff).await };
-        let applied = prepared
-            .into_actor(self)
-            .map(move |prepared, this, _| Ok(this.commit(config, prepared?)));
+        let applied = prepared.into_actor(self).map(move |prepared, this, _| {
+            let prepared = prepared?;
+            // What was kept was kept from `basis`; on another one it may be retired by now.
+            if !Arc::ptr_eq(&basis, &this.cell.load()) {
+                return Err(ApplyError::Overtaken);
+            }
+            Ok(this.commit(config, prepared))
+        });
         Box::pin(applied)
     }
 }

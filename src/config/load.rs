@@ -1,6 +1,6 @@
 //! Bytes → [`Config`], or every problem with its place.
 
-use std::{fmt, fs, io, path::Path};
+use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -230,6 +230,8 @@ fn strike_out<T: DeserializeOwned + Default>(
     prefix: &str,
     findings: &mut Findings,
 ) -> T {
+    // Elements taken out of lists, by the list's pointer, so that later ones keep their number.
+    let mut gone: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     while findings.problems.len() < MAX_PROBLEMS {
         match serde_path_to_error::deserialize::<_, T>(&*value) {
             Ok(read) => return read,
@@ -244,7 +246,14 @@ fn strike_out<T: DeserializeOwned + Default>(
                         serde_path_to_error::Segment::Unknown => String::new(),
                     })
                     .collect();
-                findings.problem(format!("{prefix}{pointer}"), error.inner().to_string());
+                let last = error.path().iter().last();
+                let written = match last {
+                    Some(serde_path_to_error::Segment::Seq { index }) => {
+                        as_written(&pointer, *index, &mut gone)
+                    }
+                    _ => pointer.clone(),
+                };
+                findings.problem(format!("{prefix}{written}"), error.inner().to_string());
                 if pointer.is_empty() || !remove(value, &pointer) {
                     break;
                 }
@@ -252,6 +261,19 @@ fn strike_out<T: DeserializeOwned + Default>(
         }
     }
     T::default()
+}
+
+/// The pointer, as the file has it, of an element of a list that lost some; it is lost next.
+fn as_written(pointer: &str, index: usize, gone: &mut BTreeMap<String, Vec<usize>>) -> String {
+    let list = pointer.rsplit_once('/').map_or("", |(list, _)| list);
+    let gone = gone.entry(list.to_owned()).or_default();
+    let mut written = index;
+    for before in gone.iter() {
+        written += usize::from(*before <= written);
+    }
+    gone.push(written);
+    gone.sort_unstable();
+    format!("{list}/{written}")
 }
 
 /// Takes out what a pointer names.

@@ -90,6 +90,13 @@ fn every_problem_is_named_with_its_place() {
 }
 
 #[test]
+fn each_element_of_a_list_keeps_its_number() {
+    let text = r#"{"disabledModels": [1, "a/b", 2, "c/d", 3]}"#;
+    let pointers: Vec<_> = problems(text).into_iter().map(|(pointer, _)| pointer).collect();
+    assert_eq!(pointers, ["/disabledModels/0", "/disabledModels/2", "/disabledModels/4"]);
+}
+
+#[test]
 fn broken_json_has_a_line_and_column() {
     let found = load("{\n  \"port\": 1,,\n}").unwrap_err();
     assert_eq!((found.problems[0].line, found.problems[0].column), (2, 13));
