@@ -246,7 +246,7 @@ fn strike_out<T: DeserializeOwned + Default>(
                         serde_path_to_error::Segment::Unknown => String::new(),
                     })
                     .collect();
-                let last = error.path().iter().last();
+                let last = error.path().iter().next_back();
                 let written = match last {
                     Some(serde_path_to_error::Segment::Seq { index }) => {
                         as_written(&pointer, *index, &mut gone)
