@@ -2,22 +2,22 @@
 //! Source: what OpenAI sends and Codex 0.169.0 needs, section 5 of our protocol notes.
 
 use bytes::{Bytes, BytesMut};
-use serde::Serialize;
 
+use self::{frame_writer::FrameWriter, open_item::Open};
 use super::{
     Failure,
-    arguments::{Arguments, shell_action},
     frames::{
-        ArgumentsDelta, ArgumentsDone, EmptyObject, ErrorField, IncompleteDetails, InputDelta,
-        InputDone, Item, ItemEvent, Lifecycle, OutputText, PartEvent, Plain, Response,
-        SummaryDelta, SummaryDone, SummaryPartEvent, SummaryText, TextDelta, TextDone, UsageField,
+        EmptyObject, ErrorField, IncompleteDetails, Item, Lifecycle, Plain, Response, UsageField,
     },
     sequence::{Piece, Sequencer},
 };
 use crate::{
-    model::{Event, FinishReason, Frame, Ids, Tool, ToolKind, Usage, sanitize_wire_name},
+    model::{Event, FinishReason, Frame, Ids, Tool, Usage},
     wire::sse::{write_frame, write_raw_frame},
 };
+
+mod frame_writer;
+mod open_item;
 
 /// How the caller wants its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct Emitter {
     response_id: String,
     sequencer: Sequencer,
     pieces: Vec<Piece>,
-    sequence: u64,
+    frames: FrameWriter,
     started: bool,
     open: Open,
     items: Vec<Item>,
@@ -85,34 +85,16 @@ pub struct Emitter {
     terminal: Option<Terminal>,
 }
 
-/// The item in progress.
-#[derive(Debug)]
-enum Open {
-    Nothing,
-    Message { id: String, text: String },
-    Reasoning { id: String, text: String },
-    Call(OpenCall),
-}
-
-#[derive(Debug)]
-struct OpenCall {
-    id: String,
-    call_id: String,
-    /// Index into the settings' tools.
-    tool: usize,
-    arguments: String,
-}
-
 impl Emitter {
     /// Starts an answer; `ids` names it and its items.
     pub fn new(settings: EmitterSettings, mut ids: Ids) -> Self {
         Self {
             response_id: ids.mint("resp"),
             ids,
+            frames: FrameWriter::new(settings.delivery == Delivery::Stream),
             settings,
             sequencer: Sequencer::default(),
             pieces: Vec::new(),
-            sequence: 0,
             started: false,
             open: Open::Nothing,
             items: Vec::new(),
@@ -149,7 +131,7 @@ impl Emitter {
             return Ok(());
         }
         match event {
-            Event::Verbatim(frame) => return self.relay(frame, out),
+            Event::Verbatim(frame) => self.relay(&frame, out),
             Event::Document(bytes) => self.document = Some(bytes),
             Event::Usage(usage) => self.usage = Some(usage),
             Event::Finished(reason) => return self.finish(reason, out),
@@ -185,11 +167,10 @@ impl Emitter {
             return Some(KeepaliveStyle::Comment);
         }
         self.start(out);
-        let sequence_number = self.sequence;
+        // The upstream of a relay numbers its own frames and leaves no number free for this one.
+        let sequence_number =
+            if self.settings.relay { self.frames.next_number() } else { self.frames.take_number() };
         write_frame(out, "keepalive", &Plain { kind: "keepalive", sequence_number });
-        if !self.settings.relay {
-            self.sequence += 1;
-        }
         Some(KeepaliveStyle::Typed)
     }
 
@@ -221,21 +202,22 @@ impl Emitter {
         serde_json::to_vec(&response).unwrap_or_default().into()
     }
 
-    fn relay(&mut self, frame: Frame, out: &mut BytesMut) -> Result<(), Failure> {
+    fn relay(&mut self, frame: &Frame, out: &mut BytesMut) {
         self.started = true;
-        self.sequence = frame.sequence.map_or(self.sequence, |sequence| sequence.saturating_add(1));
+        if let Some(number) = frame.sequence {
+            self.frames.passed(number);
+        }
         self.terminal = match frame.kind.as_str() {
             "response.completed" => Some(Terminal::Completed),
             "response.incomplete" => Some(Terminal::Incomplete),
             _ => None,
         };
-        if self.settings.delivery == Delivery::Stream {
+        if self.frames.streams() {
             write_raw_frame(out, &frame.kind, &frame.data);
             if self.terminal.is_some() {
                 out.extend_from_slice(DONE);
             }
         }
-        Ok(())
     }
 
     fn finish(&mut self, reason: FinishReason, out: &mut BytesMut) -> Result<(), Failure> {
@@ -317,274 +299,12 @@ impl Emitter {
             return;
         }
         for kind in ["response.created", "response.in_progress"] {
-            let sequence_number = self.next_sequence();
-            if self.settings.delivery == Delivery::Stream {
+            let sequence_number = self.frames.take_number();
+            if self.frames.streams() {
                 let response = self.response("in_progress", None, None);
                 write_frame(out, kind, &Lifecycle { kind, sequence_number, response });
             }
         }
-    }
-
-    fn text(&mut self, delta: &str, out: &mut BytesMut) {
-        if delta.is_empty() {
-            return;
-        }
-        if !matches!(self.open, Open::Message { .. }) {
-            self.open_message(out);
-        }
-        let sequence_number = self.next_sequence();
-        let (stream, output_index) = (self.streams(), self.items.len());
-        let Open::Message { id, text } = &mut self.open else {
-            return;
-        };
-        text.push_str(delta);
-        if stream {
-            let kind = "response.output_text.delta";
-            let data = TextDelta {
-                kind,
-                sequence_number,
-                item_id: id,
-                output_index,
-                content_index: 0,
-                delta,
-                logprobs: [],
-            };
-            write_frame(out, kind, &data);
-        }
-    }
-
-    fn open_message(&mut self, out: &mut BytesMut) {
-        self.close_open(out);
-        let id = self.ids.mint("msg");
-        let item = Item::Message {
-            id: id.clone(),
-            status: "in_progress",
-            role: "assistant",
-            content: Vec::new(),
-        };
-        self.item_event(out, "response.output_item.added", &item);
-        self.part_event(out, "response.content_part.added", &id, &OutputText::new(String::new()));
-        self.open = Open::Message { id, text: String::new() };
-    }
-
-    fn reasoning(&mut self, delta: &str, out: &mut BytesMut) {
-        if delta.is_empty() {
-            return;
-        }
-        if !matches!(self.open, Open::Reasoning { .. }) {
-            self.close_open(out);
-            let id = self.ids.mint("rs");
-            let item = Item::Reasoning { id: id.clone(), summary: Vec::new() };
-            self.item_event(out, "response.output_item.added", &item);
-            let part = SummaryText { kind: "summary_text", text: String::new() };
-            self.summary_part_event(out, "response.reasoning_summary_part.added", &id, &part);
-            self.open = Open::Reasoning { id, text: String::new() };
-        }
-        let sequence_number = self.next_sequence();
-        let (stream, output_index) = (self.streams(), self.items.len());
-        let Open::Reasoning { id, text } = &mut self.open else {
-            return;
-        };
-        text.push_str(delta);
-        if stream {
-            let kind = "response.reasoning_summary_text.delta";
-            let data = SummaryDelta {
-                kind,
-                sequence_number,
-                item_id: id,
-                output_index,
-                summary_index: 0,
-                delta,
-            };
-            write_frame(out, kind, &data);
-        }
-    }
-
-    fn open_call(
-        &mut self,
-        call_id: String,
-        name: &str,
-        out: &mut BytesMut,
-    ) -> Result<(), Failure> {
-        self.close_open(out);
-        let found = self.settings.tools.iter().position(|tool| tool.wire_name == name);
-        let Some(tool) = found else {
-            let name = sanitize_wire_name(name);
-            let message = format!("the model called `{name}`, which is no tool of this turn");
-            return Err(Failure::answer("undeclared_tool", message));
-        };
-        let call_id = if call_id.is_empty() { self.ids.mint("call") } else { call_id };
-        let prefix = match self.settings.tools[tool].kind {
-            ToolKind::Function => "fc",
-            ToolKind::Freeform => "ctc",
-            ToolKind::Search => "tsc",
-            ToolKind::LocalShell => "lsh",
-        };
-        let call = OpenCall { id: self.ids.mint(prefix), call_id, tool, arguments: String::new() };
-        let item = self.call_item(&call, "in_progress", Arguments::empty());
-        self.item_event(out, "response.output_item.added", &item);
-        self.open = Open::Call(call);
-        Ok(())
-    }
-
-    fn call_delta(&mut self, delta: &str, out: &mut BytesMut) {
-        let (stream, output_index, sequence) = (self.streams(), self.items.len(), self.sequence);
-        let Open::Call(call) = &mut self.open else {
-            return;
-        };
-        call.arguments.push_str(delta);
-        // Only functions stream their JSON; the others' arguments are known when complete.
-        if self.settings.tools[call.tool].kind != ToolKind::Function || delta.is_empty() {
-            return;
-        }
-        self.sequence += 1;
-        if stream {
-            let kind = "response.function_call_arguments.delta";
-            let data = ArgumentsDelta {
-                kind,
-                sequence_number: sequence,
-                item_id: &call.id,
-                output_index,
-                delta,
-            };
-            write_frame(out, kind, &data);
-        }
-    }
-
-    fn close_call(&mut self, out: &mut BytesMut) -> Result<(), Failure> {
-        let Open::Call(call) = std::mem::replace(&mut self.open, Open::Nothing) else {
-            return Ok(());
-        };
-        let tool = &self.settings.tools[call.tool];
-        let arguments = match Arguments::complete(tool.kind, &call.arguments) {
-            Ok(arguments) => arguments,
-            Err(reason) => {
-                let message =
-                    format!("the arguments of `{}` are no JSON: {reason}", tool.wire_name);
-                self.open = Open::Call(call);
-                return Err(Failure::answer("malformed_tool_arguments", message));
-            }
-        };
-        let (id, output_index) = (&call.id, self.items.len());
-        match &arguments {
-            Arguments::Json(json) if tool.kind == ToolKind::Function => {
-                let (id, json) = (id.clone(), json.clone());
-                self.frame(
-                    out,
-                    "response.function_call_arguments.done",
-                    |kind, sequence_number| ArgumentsDone {
-                        kind,
-                        sequence_number,
-                        item_id: id,
-                        output_index,
-                        arguments: json,
-                    },
-                );
-            }
-            Arguments::Input(input) => {
-                let (id, input) = (id.clone(), input.clone());
-                self.frame(
-                    out,
-                    "response.custom_tool_call_input.delta",
-                    |kind, sequence_number| InputDelta {
-                        kind,
-                        sequence_number,
-                        item_id: id.clone(),
-                        output_index,
-                        delta: input.clone(),
-                    },
-                );
-                self.frame(out, "response.custom_tool_call_input.done", |kind, sequence_number| {
-                    InputDone { kind, sequence_number, item_id: id, output_index, input }
-                });
-            }
-            Arguments::Json(_) => {}
-        }
-        let item = self.call_item(&call, "completed", arguments);
-        self.item_event(out, "response.output_item.done", &item);
-        self.items.push(item);
-        Ok(())
-    }
-
-    fn call_item(&self, call: &OpenCall, status: &'static str, arguments: Arguments) -> Item {
-        let tool = &self.settings.tools[call.tool];
-        let (id, call_id) = (call.id.clone(), call.call_id.clone());
-        let name = tool.name.name.clone();
-        match (tool.kind, arguments) {
-            (ToolKind::Function, arguments) => Item::FunctionCall {
-                id,
-                call_id,
-                name,
-                namespace: tool.name.namespace.clone(),
-                arguments: arguments.into_text(),
-                status,
-            },
-            (ToolKind::Freeform, arguments) => {
-                Item::CustomToolCall { id, call_id, name, input: arguments.into_text(), status }
-            }
-            (ToolKind::Search, arguments) => Item::ToolSearchCall {
-                id,
-                call_id,
-                execution: "client",
-                arguments: arguments.into_object(),
-                status,
-            },
-            (ToolKind::LocalShell, arguments) => Item::LocalShellCall {
-                id,
-                call_id,
-                action: shell_action(arguments.into_object()),
-                status,
-            },
-        }
-    }
-
-    fn close_open(&mut self, out: &mut BytesMut) {
-        let open = std::mem::replace(&mut self.open, Open::Nothing);
-        self.close(open, out);
-    }
-
-    /// Ends a message or reasoning item; a call is ended by its own event only.
-    fn close(&mut self, open: Open, out: &mut BytesMut) {
-        let output_index = self.items.len();
-        let item = match open {
-            Open::Nothing => return,
-            Open::Call(call) => {
-                self.open = Open::Call(call);
-                return;
-            }
-            Open::Message { id, text } => {
-                let part = OutputText::new(text);
-                self.frame(out, "response.output_text.done", |kind, sequence_number| TextDone {
-                    kind,
-                    sequence_number,
-                    item_id: &id,
-                    output_index,
-                    content_index: 0,
-                    text: &part.text,
-                    logprobs: [],
-                });
-                self.part_event(out, "response.content_part.done", &id, &part);
-                let content = vec![part];
-                Item::Message { id, status: "completed", role: "assistant", content }
-            }
-            Open::Reasoning { id, text } => {
-                let part = SummaryText { kind: "summary_text", text };
-                self.frame(out, "response.reasoning_summary_text.done", |kind, sequence_number| {
-                    SummaryDone {
-                        kind,
-                        sequence_number,
-                        item_id: &id,
-                        output_index,
-                        summary_index: 0,
-                        text: &part.text,
-                    }
-                });
-                self.summary_part_event(out, "response.reasoning_summary_part.done", &id, &part);
-                Item::Reasoning { id, summary: vec![part] }
-            }
-        };
-        self.item_event(out, "response.output_item.done", &item);
-        self.items.push(item);
     }
 
     fn end(
@@ -595,9 +315,9 @@ impl Emitter {
         incomplete: Option<&'static str>,
         out: &mut BytesMut,
     ) {
-        let sequence_number = self.next_sequence();
+        let sequence_number = self.frames.take_number();
         self.terminal = Some(terminal);
-        if self.settings.delivery == Delivery::Whole {
+        if !self.frames.streams() {
             return;
         }
         let kind = match terminal {
@@ -634,68 +354,6 @@ impl Emitter {
             tools: [],
             usage: over.then(|| self.usage.map(UsageField::from)).flatten(),
         }
-    }
-
-    fn streams(&self) -> bool {
-        self.settings.delivery == Delivery::Stream
-    }
-
-    fn next_sequence(&mut self) -> u64 {
-        let sequence = self.sequence;
-        self.sequence += 1;
-        sequence
-    }
-
-    fn frame<T: Serialize>(
-        &mut self,
-        out: &mut BytesMut,
-        kind: &'static str,
-        data: impl FnOnce(&'static str, u64) -> T,
-    ) {
-        let sequence_number = self.next_sequence();
-        if self.streams() {
-            write_frame(out, kind, &data(kind, sequence_number));
-        }
-    }
-
-    fn item_event(&mut self, out: &mut BytesMut, kind: &'static str, item: &Item) {
-        let output_index = self.items.len();
-        self.frame(out, kind, |kind, sequence_number| ItemEvent {
-            kind,
-            sequence_number,
-            output_index,
-            item,
-        });
-    }
-
-    fn part_event(&mut self, out: &mut BytesMut, kind: &'static str, id: &str, part: &OutputText) {
-        let output_index = self.items.len();
-        self.frame(out, kind, |kind, sequence_number| PartEvent {
-            kind,
-            sequence_number,
-            item_id: id,
-            output_index,
-            content_index: 0,
-            part,
-        });
-    }
-
-    fn summary_part_event(
-        &mut self,
-        out: &mut BytesMut,
-        kind: &'static str,
-        id: &str,
-        part: &SummaryText,
-    ) {
-        let output_index = self.items.len();
-        self.frame(out, kind, |kind, sequence_number| SummaryPartEvent {
-            kind,
-            sequence_number,
-            item_id: id,
-            output_index,
-            summary_index: 0,
-            part,
-        });
     }
 }
 

@@ -165,7 +165,7 @@ frames! {
     SummaryDelta<'a> { item_id: &'a str, output_index: usize, summary_index: u32, delta: &'a str }
     SummaryDone<'a> { item_id: &'a str, output_index: usize, summary_index: u32, text: &'a str }
     ArgumentsDelta<'a> { item_id: &'a str, output_index: usize, delta: &'a str }
-    ArgumentsDone { item_id: String, output_index: usize, arguments: String }
-    InputDelta { item_id: String, output_index: usize, delta: String }
-    InputDone { item_id: String, output_index: usize, input: String }
+    ArgumentsDone<'a> { item_id: &'a str, output_index: usize, arguments: &'a str }
+    InputDelta<'a> { item_id: &'a str, output_index: usize, delta: &'a str }
+    InputDone<'a> { item_id: &'a str, output_index: usize, input: &'a str }
 }

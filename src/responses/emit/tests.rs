@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    model::ToolName,
+    model::{ToolKind, ToolName},
     wire::{json::to_raw, sse::SseParser},
 };
 
