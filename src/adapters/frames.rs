@@ -1,5 +1,7 @@
 //! Framing, once for all adapters: server-sent events, or one JSON document.
 
+use serde::de::IgnoredAny;
+
 use super::{DecodeError, Decoder, Expect, MAX_FRAME, ResponseHead, Step};
 use crate::{
     model::Event,
@@ -134,7 +136,25 @@ impl<F: FrameDecoder> Decoder for JsonDecoder<F> {
     }
 }
 
-/// Explains why a JSON text was not read: one that just stops was cut.
-pub(super) fn json_error(error: &serde_json::Error) -> DecodeError {
-    if error.is_eof() { DecodeError::Truncated } else { DecodeError::Malformed(error.to_string()) }
+/// The object that a frame holds. Some servers keep the line alive with `null`, a number or an
+/// empty frame: a sign of life, and nothing to read.
+pub(super) fn object<'f>(frame: &SseFrame<'f>) -> Result<Option<&'f [u8]>, DecodeError> {
+    let data = frame.data.trim_ascii();
+    if data.first() == Some(&b'{') {
+        return Ok(Some(data));
+    }
+    if data.is_empty() || serde_json::from_slice::<IgnoredAny>(data).is_ok() {
+        return Ok(None);
+    }
+    Err(DecodeError::Malformed("a frame that is no JSON".to_owned()))
+}
+
+/// Explains why a frame was not read.
+pub(super) fn malformed(error: serde_json::Error) -> DecodeError {
+    DecodeError::Malformed(error.to_string())
+}
+
+/// Explains why a document was not read: one that just stops was cut.
+pub(super) fn json_error(error: serde_json::Error) -> DecodeError {
+    if error.is_eof() { DecodeError::Truncated } else { malformed(error) }
 }

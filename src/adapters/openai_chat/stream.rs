@@ -5,7 +5,11 @@
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::super::{DecodeError, FrameDecoder, Step, frames::json_error, refusal};
+use super::super::{
+    DecodeError, FrameDecoder, Step,
+    frames::{json_error, malformed, object},
+    refusal,
+};
 use crate::{
     model::{CallKey, Event, FinishReason, Usage},
     wire::{
@@ -305,18 +309,14 @@ impl ChatStream {
 
 impl FrameDecoder for ChatStream {
     fn frame(&mut self, frame: SseFrame<'_>, events: &mut Vec<Event>) -> Result<Step, DecodeError> {
-        let data = frame.data.trim_ascii();
-        if data == b"[DONE]" {
+        if frame.data.trim_ascii() == b"[DONE]" {
             if self.finish.is_none() && !self.said_something && self.calls.is_empty() {
                 return Err(DecodeError::Empty);
             }
             return self.done(events);
         }
-        // Some servers keep the line alive with `null` or a number: a sign of life, no chunk.
-        if data.first() == Some(&b'{') {
-            self.chunk(data, events)?;
-        } else if !data.is_empty() && serde_json::from_slice::<Value>(data).is_err() {
-            return Err(DecodeError::Malformed("a frame that is no JSON".to_owned()));
+        if let Some(chunk) = object(&frame)? {
+            self.chunk(chunk, events)?;
         }
         Ok(Step::More)
     }
@@ -332,8 +332,7 @@ impl FrameDecoder for ChatStream {
 
     fn document(&mut self, body: &[u8], events: &mut Vec<Event>) -> Result<(), DecodeError> {
         // Only structure that broke off is a cut; a document of another shape is malformed.
-        serde_json::from_slice::<serde::de::IgnoredAny>(body)
-            .map_err(|error| json_error(&error))?;
+        serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(json_error)?;
         if !body.trim_ascii_start().starts_with(b"{") {
             return Err(DecodeError::Malformed("no chat completion".to_owned()));
         }
@@ -345,10 +344,6 @@ impl FrameDecoder for ChatStream {
         }
         self.done(events).map(|_| ())
     }
-}
-
-fn malformed(error: serde_json::Error) -> DecodeError {
-    DecodeError::Malformed(error.to_string())
 }
 
 #[cfg(test)]

@@ -8,7 +8,11 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::super::{DecodeError, FrameDecoder, Step, frames::json_error, refusal};
+use super::super::{
+    DecodeError, FrameDecoder, Step,
+    frames::{json_error, malformed, object},
+    refusal,
+};
 use crate::{
     model::{Event, FinishReason, Frame, Usage},
     wire::{
@@ -104,22 +108,17 @@ fn peek_response(raw: &RawValue) -> ResponsePeek {
 
 impl FrameDecoder for Relay {
     fn frame(&mut self, frame: SseFrame<'_>, events: &mut Vec<Event>) -> Result<Step, DecodeError> {
-        let data = frame.data.trim_ascii();
         // serde does not look at strings that nobody asks for, and these are passed on.
-        if std::str::from_utf8(data).is_err() {
+        if std::str::from_utf8(frame.data).is_err() {
             return Err(DecodeError::Malformed("a frame that is no UTF-8".to_owned()));
         }
-        if data == b"[DONE]" || data.is_empty() {
+        if frame.data.trim_ascii() == b"[DONE]" {
             return Ok(Step::More);
         }
-        if data.first() != Some(&b'{') {
-            return match serde_json::from_slice::<Value>(data) {
-                Ok(_) => Ok(Step::More),
-                Err(_) => Err(DecodeError::Malformed("a frame that is no JSON".to_owned())),
-            };
-        }
-        let peek: Peek<'_> = serde_json::from_slice(data)
-            .map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let Some(data) = object(&frame)? else {
+            return Ok(Step::More);
+        };
+        let peek: Peek<'_> = serde_json::from_slice(data).map_err(malformed)?;
         let kind = peek.kind.non_empty().unwrap_or(frame.event);
         // Codex does not read a bare error as an end, and the text of either may hold what must not
         // be told: both are an error of ours, told in our own words and with what is safe.
@@ -157,7 +156,7 @@ impl FrameDecoder for Relay {
     }
 
     fn document(&mut self, body: &[u8], events: &mut Vec<Event>) -> Result<(), DecodeError> {
-        let value: Value = serde_json::from_slice(body).map_err(|error| json_error(&error))?;
+        let value: Value = serde_json::from_slice(body).map_err(json_error)?;
         let reason = match value["status"].as_str() {
             Some("completed") => FinishReason::Stop,
             Some("incomplete") => FinishReason::Length,
