@@ -51,10 +51,12 @@ pub enum GatewayError {
         error: DecodeError,
     },
     /// The upstream said "no".
-    #[error("{provider}: {}", .failure.message)]
+    #[error("{provider} answered {status}: {}", .failure.message)]
     Refused {
         /// The provider.
         provider: String,
+        /// The HTTP status of the refusal.
+        status: u16,
         /// What it said, without secrets.
         failure: UpstreamFailure,
         /// How long it wants to be left alone.
@@ -409,6 +411,7 @@ mod tests {
     fn refused(status: u16, code: &str, message: &str, retry_after: Option<u64>) -> GatewayError {
         GatewayError::Refused {
             provider: "p".into(),
+            status,
             failure: UpstreamFailure {
                 status: Some(status),
                 kind: None,

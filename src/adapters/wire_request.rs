@@ -126,6 +126,11 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
+    /// Whether the status is 2xx.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
     /// Whether the body is a stream of events.
     pub fn is_event_stream(&self) -> bool {
         self.content_type == "text/event-stream"

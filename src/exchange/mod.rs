@@ -66,7 +66,7 @@ pub async fn open(
     let mut response = opened.map_err(|error| failed(&lease, error))?;
     let waited = started.elapsed().as_secs_f64();
     metrics.time_to_headers.with_label_values(&[provider]).observe(waited);
-    if !(200..300).contains(&response.head.status) {
+    if !response.head.is_success() {
         let body = response.body.read_error().await;
         return Err(refuse(&lease, &response.head, adapter.refusal(&response.head, &body)));
     }
@@ -203,7 +203,8 @@ impl Exchange {
     }
 }
 
-fn failed(lease: &Lease, error: UpstreamError) -> GatewayError {
+/// An exchange that the transport ended.
+pub fn failed(lease: &Lease, error: UpstreamError) -> GatewayError {
     GatewayError::Upstream { provider: lease.spec.id.to_string(), error }
 }
 
@@ -238,10 +239,13 @@ fn broken(lease: &Lease, error: DecodeError) -> GatewayError {
     }
 }
 
-fn refuse(lease: &Lease, head: &ResponseHead, failure: UpstreamFailure) -> GatewayError {
+/// An exchange that the upstream refused: its own words without our secrets. A rate limit is told
+/// to the provider actor.
+pub fn refuse(lease: &Lease, head: &ResponseHead, failure: UpstreamFailure) -> GatewayError {
     let failure = redacted(lease, failure);
     let error = GatewayError::Refused {
-        provider: format!("{} answered {}", lease.spec.id, head.status),
+        provider: lease.spec.id.to_string(),
+        status: head.status,
         failure,
         retry_after: head.retry_after,
         forwarded: matches!(lease.credential, Credential::Forwarded(_)),

@@ -20,6 +20,7 @@ use crate::{
     adapters::{DecodeError, ModelInfo, WireRequest, adapter},
     codex::catalog::{self, RoutedModel},
     error::GatewayError,
+    exchange,
     registry::AuthMode,
     turn::Turn,
     upstream::{Phase, UpstreamError},
@@ -73,13 +74,6 @@ struct Offered {
     native: bool,
 }
 
-/// Codex refuses a catalogue without models, so none is better than an empty one.
-fn nothing_yet() -> HttpResponse {
-    let message = "no model is known yet: no provider but the native one is configured, or none of \
-                   them answers";
-    plain(StatusCode::SERVICE_UNAVAILABLE, "no_models", message)
-}
-
 impl Offered {
     /// The model, and the shorter name that Ollama knows it by: `qwen3` for `qwen3:latest`.
     fn with_alias(self) -> Vec<Self> {
@@ -105,6 +99,13 @@ impl Offered {
             quirks: &provider.spec().quirks,
         })
     }
+}
+
+/// Codex refuses a catalogue without models, so none is better than an empty one.
+fn nothing_yet() -> HttpResponse {
+    let message = "no model is known yet: no provider but the native one is configured, or none of \
+                   them answers";
+    plain(StatusCode::SERVICE_UNAVAILABLE, "no_models", message)
 }
 
 /// The models of every provider in service, native ones by their bare name.
@@ -166,17 +167,13 @@ async fn native(turn: &Turn, version: &str) -> Result<Vec<Box<RawValue>>, Gatewa
     let mut request = WireRequest::get(url);
     request.set_static(&lease.spec.headers);
     request.set_bearer(&lease.credential);
-    let failed = |error| GatewayError::Upstream { provider: lease.spec.id.to_string(), error };
+    let failed = |error| exchange::failed(&lease, error);
     let exchange = async {
         let mut response = turn.upstream.open(request, NATIVE_TIMEOUT).await.map_err(failed)?;
-        if !(200..300).contains(&response.head.status) {
+        if !response.head.is_success() {
             let body = response.body.read_error().await;
-            return Err(GatewayError::Refused {
-                provider: format!("{} answered {}", lease.spec.id, response.head.status),
-                failure: adapter(lease.spec.adapter).refusal(&response.head, &body),
-                retry_after: response.head.retry_after,
-                forwarded: true,
-            });
+            let failure = adapter(lease.spec.adapter).refusal(&response.head, &body);
+            return Err(exchange::refuse(&lease, &response.head, failure));
         }
         response.body.read_all(MAX_NATIVE).await.map_err(failed)
     };

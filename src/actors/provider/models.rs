@@ -114,7 +114,7 @@ async fn fetch(spec: Arc<ProviderSpec>, connect: Duration) -> Result<Vec<ModelIn
             .open(request, TIMEOUT)
             .await
             .map_err(|error| error.to_string())?;
-        if !(200..300).contains(&response.head.status) {
+        if !response.head.is_success() {
             return Err(format!("status {}", response.head.status));
         }
         response.body.read_all(MAX_LIST).await.map_err(|error| error.to_string())
