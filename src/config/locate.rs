@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use serde_json::value::RawValue;
 
-use crate::wire::json::{RawObject, TextOrList};
+use crate::wire::{
+    json::{RawObject, TextOrList},
+    pointer::{escape, unescape},
+};
 
 /// A place in a text, both counted from 1; columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +21,7 @@ pub(super) fn locate(text: &str, pointer: &str) -> Place {
     let mut offset = text.len() - text.trim_start().len();
     let mut value: Option<&RawValue> = serde_json::from_str(text).ok();
     for segment in pointer.split('/').skip(1) {
-        let segment = segment.replace("~1", "/").replace("~0", "~");
+        let segment = unescape(segment);
         let Some(child) = value.and_then(|value| child(value, &segment)) else {
             break;
         };
@@ -70,11 +73,6 @@ fn walk(value: &RawValue, pointer: String, found: &mut Vec<String>) {
             walk(inner, format!("{pointer}/{n}"), found);
         }
     }
-}
-
-/// A key as a segment of a JSON pointer.
-pub(super) fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     model::{Effort, JsonSchemaFormat, Message, OutputFormat, Part, Prompt, Reasoning, Sampling},
-    wire::json::{Str, TextOrList},
+    wire::{
+        json::{Str, TextOrList},
+        pointer,
+    },
 };
 
 /// What a body asks.
@@ -118,11 +121,7 @@ fn explain(raw: &[u8], error: &serde_json::Error) -> ParseError {
     let mut reader = serde_json::Deserializer::from_slice(raw);
     match serde_path_to_error::deserialize::<_, Body<'_>>(&mut reader) {
         Err(error) => {
-            let pointer: String = error
-                .path()
-                .iter()
-                .map(|segment| format!("/{}", segment.to_string().trim_matches(['[', ']'])))
-                .collect();
+            let pointer = pointer::of_path(error.path());
             let pointer = if pointer.is_empty() { "/" } else { &pointer };
             ParseError::invalid(pointer, error.inner().to_string())
         }

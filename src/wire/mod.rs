@@ -2,4 +2,5 @@
 
 pub mod compaction;
 pub mod json;
+pub mod pointer;
 pub mod sse;
