@@ -4,7 +4,10 @@ use std::{io::Write as _, net::IpAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{config::Home, telemetry::logging::LogFormat};
+use crate::{
+    config::{Home, parse_host},
+    telemetry::logging::LogFormat,
+};
 
 mod config;
 mod reload;
@@ -72,12 +75,7 @@ struct ReloadArgs {
 }
 
 fn host(text: &str) -> Result<IpAddr, String> {
-    if text == "localhost" {
-        return Ok(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    text.trim_matches(['[', ']'])
-        .parse()
-        .map_err(|_| "write an IP address, or localhost".to_owned())
+    parse_host(text).ok_or_else(|| "write an IP address, or localhost".to_owned())
 }
 
 /// Prints a line. A reader that has gone (`ocx … | head -1`) is no reason to fall over.

@@ -1,13 +1,14 @@
 //! `ocx reload`: asks a running gateway to read its config now.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::ExitCode,
     time::Duration,
 };
 
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{ReloadArgs, say};
@@ -54,12 +55,8 @@ async fn reload(args: &ReloadArgs, path: &Path, home: &Home) -> Result<Value, St
 /// Where a gateway with this config can be reached from here.
 fn host(file: Option<&config::ConfigFile>) -> IpAddr {
     let written = file.and_then(|file| file.hostname.as_deref());
-    let address = written.and_then(|text| text.trim_matches(['[', ']']).parse::<IpAddr>().ok());
-    match address {
-        Some(address) if !address.is_unspecified() => address,
-        Some(IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
-        _ => Ipv4Addr::LOCALHOST.into(),
-    }
+    let address = written.and_then(config::parse_host).unwrap_or(config::Listen::default().host);
+    config::reachable(address)
 }
 
 fn token(file: Option<&config::ConfigFile>, home: &Home) -> Result<SecretString, String> {
@@ -85,7 +82,7 @@ async fn verify(
     token: &SecretString,
 ) -> Result<(), String> {
     let random: [u8; 16] = rand::random();
-    let nonce: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let nonce = hex::encode(random);
     let mut request = WireRequest::get(format!("{base}/healthz"));
     request.set(CHALLENGE, HeaderText::Plain(nonce.clone().into()));
     let health: Value = serde_json::from_slice(&ask(client, request).await?).unwrap_or_default();
@@ -114,14 +111,10 @@ fn report(answer: &Value) -> ExitCode {
     let result = answer["result"].as_str().unwrap_or("unknown");
     say(format_args!("{result}: generation {} runs", answer["generation"]));
     for problem in answer["problems"].as_array().into_iter().flatten() {
-        let text = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
-        let problem = ConfigProblem {
-            pointer: text("pointer"),
-            line: problem["line"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or_default(),
-            column: problem["column"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or_default(),
-            message: text("message"),
-        };
-        eprintln!("{problem}");
+        match ConfigProblem::deserialize(problem) {
+            Ok(problem) => eprintln!("{problem}"),
+            Err(_) => eprintln!("{problem}"),
+        }
     }
     for field in answer["restart_required"].as_array().into_iter().flatten() {
         eprintln!("{} takes effect at the next start only", field.as_str().unwrap_or_default());

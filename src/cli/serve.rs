@@ -1,7 +1,7 @@
 //! `ocx serve`.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -88,7 +88,7 @@ fn load(path: &Path, must_exist: bool) -> Result<Loaded, String> {
 fn admin_token(home: &Home) -> Result<DataKey, String> {
     let new = || {
         let random: [u8; 32] = rand::random();
-        random.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(random)
     };
     home.admin_token_or_new(new).map(|token| DataKey::new(&token)).map_err(|error| {
         format!("ocx: the admin token cannot be kept in {}: {error}", home.admin_token().display())
@@ -201,8 +201,10 @@ fn supervise(
 }
 
 /// Tells a person where everything is and what is missing, a line each.
-fn announce(address: SocketAddr, config: &Config, source: Option<&Path>) {
-    let base = format!("http://{}", reachable(address));
+fn announce(address: SocketAddr, running: &Config, source: Option<&Path>) {
+    // What a browser on this machine can open.
+    let here = SocketAddr::new(config::reachable(address.ip()), address.port());
+    let base = format!("http://{here}");
     say(format_args!("ocx {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
     say(format_args!("  dashboard  {base}/"));
     say(format_args!("  metrics    {base}/metrics"));
@@ -210,30 +212,18 @@ fn announce(address: SocketAddr, config: &Config, source: Option<&Path>) {
         Some(path) => say(format_args!("  config     {} (watched)", path.display())),
         None => say("  config     built-in defaults (no file)"),
     }
-    for provider in config.providers.values() {
+    for provider in running.providers.values() {
         match provider.lacks(&process_env) {
             Some(lacks) => say(format_args!("  provider   {}: needs {lacks}", provider.id)),
             None => say(format_args!("  provider   {}: ready", provider.id)),
         }
     }
-    if config.providers.is_empty() {
+    if running.providers.is_empty() {
         say("  provider   none: every call will be refused");
     }
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "keys and prompts cross the network in the clear; put TLS in front");
     }
-}
-
-/// An address that a browser on this machine can open.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        let loopback: IpAddr = match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        };
-        return SocketAddr::new(loopback, address.port());
-    }
-    address
 }
 
 impl Running {
@@ -274,9 +264,7 @@ impl Running {
             () = either(&mut terminate, &mut interrupt) => ExitCode::FAILURE,
         }
     }
-}
 
-impl Running {
     /// Runs until it is dropped, for those who have signals of their own.
     pub async fn run(self) {
         // An error here is a listener that broke: whoever waits sees it end.

@@ -1,11 +1,6 @@
 //! As written → as used. Knows what the types cannot say.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
 
 use indexmap::IndexMap;
 use secrecy::ExposeSecret as _;
@@ -14,11 +9,13 @@ use url::{Host, Url};
 
 use super::{
     Access, Config, ConfigFile, DataKey, Env, KeySource, Limits, Listen, ProviderFile,
-    ProviderSpec, SecretText, Timeouts, locate::escape, spec::DEFAULT_CONCURRENCY,
+    ProviderSpec, SecretText, Timeouts,
+    spec::{DEFAULT_CONCURRENCY, parse_host},
 };
 use crate::{
     model::ProviderId,
     registry::{self, AuthMode, ProviderEntry},
+    wire::pointer::escape,
 };
 
 /// What is wrong, and what is odd: pointers with messages.
@@ -65,10 +62,9 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
 
 fn listen(file: &ConfigFile, findings: &mut Findings) -> Listen {
     let default = Listen::default();
-    let host = match file.hostname.as_deref().map(str::trim) {
+    let host = match file.hostname.as_deref() {
         None => default.host,
-        Some("localhost") => Ipv4Addr::LOCALHOST.into(),
-        Some(text) => text.trim_matches(['[', ']']).parse::<IpAddr>().unwrap_or_else(|_| {
+        Some(text) => parse_host(text).unwrap_or_else(|| {
             let message = format!("`{text}` is no IP address; write one, or `localhost`");
             findings.problem("/hostname", message);
             default.host
@@ -252,9 +248,9 @@ fn providers(
         .iter()
         .filter_map(|(id, provider)| {
             let pointer = format!("/providers/{}", escape(id));
-            let mut spec = provider_spec(id, provider, &pointer, env, findings)?;
-            // The actor keeps its list for so long.
-            spec.fingerprint = fingerprint(id, provider, file.model_cache_ttl_ms);
+            // The actor keeps its model list for so long, so that is part of what it is.
+            let fingerprint = fingerprint(id, provider, file.model_cache_ttl_ms);
+            let spec = provider_spec(id, provider, fingerprint, &pointer, env, findings)?;
             Some((spec.id.clone(), Arc::new(spec)))
         })
         .collect()
@@ -263,6 +259,7 @@ fn providers(
 fn provider_spec(
     id: &str,
     file: &ProviderFile,
+    fingerprint: [u8; 32],
     pointer: &str,
     env: &Env<'_>,
     findings: &mut Findings,
@@ -320,7 +317,7 @@ fn provider_spec(
         disabled: file.disabled.unwrap_or(false),
         max_concurrency: file.max_concurrency.unwrap_or(DEFAULT_CONCURRENCY).max(1),
         quirks,
-        fingerprint: fingerprint(id, file, None),
+        fingerprint,
     };
     Some(spec)
 }

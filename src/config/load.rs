@@ -2,16 +2,19 @@
 
 use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     Config, ConfigFile, Env,
     build::{self, Findings},
-    locate::{duplicate_keys, escape, locate},
+    locate::{duplicate_keys, locate},
 };
-use crate::registry::Quirks;
+use crate::{
+    registry::Quirks,
+    wire::pointer::{self, escape},
+};
 
 /// The largest config we read, in bytes.
 pub const MAX_FILE: u64 = 4 << 20;
@@ -32,8 +35,9 @@ pub struct Loaded {
     pub warnings: Vec<ConfigProblem>,
 }
 
-/// One thing that is wrong with a config.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One thing that is wrong with a config. The management API tells it in this form.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ConfigProblem {
     /// JSON pointer; empty for the whole file.
     pub pointer: String,
@@ -80,7 +84,7 @@ impl fmt::Display for ConfigProblems {
 
 impl ConfigProblems {
     fn unread(path: &Path, message: String) -> Self {
-        let problem = ConfigProblem { pointer: String::new(), line: 0, column: 0, message };
+        let problem = ConfigProblem { message, ..ConfigProblem::default() };
         Self { path: path.display().to_string(), problems: vec![problem], unparsed: true }
     }
 
@@ -138,10 +142,10 @@ pub fn check(bytes: &[u8], path: &Path, env: &Env<'_>) -> Result<Loaded, ConfigP
     }
     let root: Value = serde_json::from_str(text).map_err(|error| {
         let problem = ConfigProblem {
-            pointer: String::new(),
             line: error.line(),
             column: error.column(),
             message: format!("not valid JSON: {}", without_place(&error)),
+            ..ConfigProblem::default()
         };
         named(vec![problem], true)
     })?;
@@ -207,13 +211,13 @@ fn check_quirks(
     prefix: &str,
     findings: &mut Findings,
 ) {
-    let mut quirks: Map<String, Value> = fields
+    let quirks: Map<String, Value> = fields
         .iter()
         .filter(|(name, _)| names.contains(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let before: Vec<String> = quirks.keys().cloned().collect();
-    let mut value = Value::Object(std::mem::take(&mut quirks));
+    let mut value = Value::Object(quirks);
     let _: Quirks = strike_out(&mut value, prefix, findings);
     for name in before {
         match value.get(&name) {
@@ -236,16 +240,7 @@ fn strike_out<T: DeserializeOwned + Default>(
         match serde_path_to_error::deserialize::<_, T>(&*value) {
             Ok(read) => return read,
             Err(error) => {
-                let pointer: String = error
-                    .path()
-                    .iter()
-                    .map(|segment| match segment {
-                        serde_path_to_error::Segment::Seq { index } => format!("/{index}"),
-                        serde_path_to_error::Segment::Map { key } => format!("/{}", escape(key)),
-                        serde_path_to_error::Segment::Enum { variant } => format!("/{variant}"),
-                        serde_path_to_error::Segment::Unknown => String::new(),
-                    })
-                    .collect();
+                let pointer = pointer::of_path(error.path());
                 let last = error.path().iter().next_back();
                 let written = match last {
                     Some(serde_path_to_error::Segment::Seq { index }) => {
@@ -281,7 +276,7 @@ fn remove(value: &mut Value, pointer: &str) -> bool {
     let Some((parent, last)) = pointer.rsplit_once('/') else {
         return false;
     };
-    let last = last.replace("~1", "/").replace("~0", "~");
+    let last = pointer::unescape(last);
     match value.pointer_mut(parent) {
         Some(Value::Object(object)) => object.shift_remove(&last).is_some(),
         Some(Value::Array(list)) => match last.parse::<usize>() {

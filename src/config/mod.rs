@@ -13,4 +13,7 @@ pub use file::{ConfigFile, ProviderFile, WatchMode};
 pub use load::{ConfigProblem, ConfigProblems, Loaded, MAX_FILE, check, check_file, schema};
 pub use paths::Home;
 pub use secret::{Env, KeySource, SecretText, process_env};
-pub use spec::{Access, Config, DEFAULT_PORT, DataKey, Limits, Listen, ProviderSpec, Timeouts};
+pub use spec::{
+    Access, Config, DEFAULT_PORT, DataKey, Limits, Listen, ProviderSpec, Timeouts, parse_host,
+    reachable,
+};

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
@@ -54,6 +54,23 @@ impl Default for Listen {
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
         Self { host: Ipv4Addr::LOCALHOST.into(), port: DEFAULT_PORT, workers }
+    }
+}
+
+/// An address to listen on, as people write it: an IP address, brackets allowed, or `localhost`.
+pub fn parse_host(text: &str) -> Option<IpAddr> {
+    match text.trim() {
+        "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+        text => text.trim_matches(['[', ']']).parse().ok(),
+    }
+}
+
+/// The address under which this machine reaches who listens on `host`.
+pub fn reachable(host: IpAddr) -> IpAddr {
+    match host {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
     }
 }
 

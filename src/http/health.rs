@@ -38,7 +38,7 @@ pub fn proof(key: &DataKey, challenge: &str, port: u16) -> String {
     // HMAC takes keys of any length.
     let mut mac = Hmac::<Sha256>::new_from_slice(key.digest()).expect("any length is a key");
     mac.update(format!("{challenge} {port}").as_bytes());
-    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(mac.finalize().into_bytes())
 }
 
 /// Says whether we take calls.

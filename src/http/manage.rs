@@ -24,23 +24,9 @@ pub async fn reload(gateway: Data<Gateway>) -> HttpResponse {
         Ok(ReloadOutcome::RestartRequired(fields)) => HttpResponse::Conflict().json(json!({
             "result": "restart_required", "restart_required": fields, "generation": generation(),
         })),
-        Ok(ReloadOutcome::Refused(problems)) => {
-            let places: Vec<_> = problems
-                .problems
-                .iter()
-                .map(|problem| {
-                    json!({
-                        "pointer": problem.pointer,
-                        "line": problem.line,
-                        "column": problem.column,
-                        "message": problem.message,
-                    })
-                })
-                .collect();
-            HttpResponse::UnprocessableEntity().json(json!({
-                "result": "refused", "problems": places, "generation": generation(),
-            }))
-        }
+        Ok(ReloadOutcome::Refused(refused)) => HttpResponse::UnprocessableEntity().json(json!({
+            "result": "refused", "problems": refused.problems, "generation": generation(),
+        })),
         Ok(ReloadOutcome::Missing) => HttpResponse::UnprocessableEntity().json(json!({
             "result": "missing", "generation": generation(),
             "problems": [{"pointer": "", "message": "the config file is gone"}],
