@@ -129,7 +129,10 @@ impl Exchange {
                     self.received += bytes.len();
                     match self.decoder.push(&bytes, events) {
                         Ok(Step::More) => {}
-                        Ok(Step::Done) => self.end(task),
+                        Ok(Step::Done) => {
+                            self.over = true;
+                            self.body.linger();
+                        }
                         Err(error) => {
                             self.over = true;
                             return Poll::Ready(Err(broken(&self.lease, error)));
@@ -152,13 +155,6 @@ impl Exchange {
             }
         }
         Poll::Ready(Ok(()))
-    }
-
-    /// The protocol said that it is over. If the transport's own end is here already it is read,
-    /// because only a connection whose body ended can be used again.
-    fn end(&mut self, task: &mut Context<'_>) {
-        self.over = true;
-        let _ = self.body.poll_next(task);
     }
 
     /// Reads the whole answer, whose body may have `limit` bytes.

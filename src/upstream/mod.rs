@@ -37,6 +37,9 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle time after which a pooled connection is not used again.
 const POOL_IDLE: Duration = Duration::from_secs(60);
 const POOL_LIFETIME: Duration = Duration::from_secs(600);
+/// How long, and for how many bytes, a connection whose answer is over is read on.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 64 << 10;
 
 /// This thread's client. Connections are pooled per thread.
 #[derive(Clone)]
@@ -213,6 +216,24 @@ impl UpstreamBody {
     /// As [`poll_next`](Self::poll_next).
     pub async fn next(&mut self) -> Option<Result<Bytes, UpstreamError>> {
         std::future::poll_fn(|task| self.poll_next(task)).await
+    }
+
+    /// Reads on to the transport's own end, on the side and not for long: only a connection whose
+    /// body ended can be used again, and most servers send that end in a packet of its own.
+    pub fn linger(&mut self) {
+        let mut rest = Self { response: self.response.take(), missing: None };
+        if rest.response.is_none() {
+            return;
+        }
+        let read = async move {
+            let mut room = LINGER_BYTES;
+            while let Some(Ok(bytes)) = rest.next().await
+                && bytes.len() <= room
+            {
+                room -= bytes.len();
+            }
+        };
+        actix_rt::spawn(actix_rt::time::timeout(LINGER, read));
     }
 
     /// The start of an error's body, as much as came in time.

@@ -68,18 +68,18 @@ async fn small_frames_are_not_held_back() {
 
 #[actix::test]
 async fn a_finished_connection_is_used_again() {
-    let upstream = Upstream::start(|_| Reply::chat(&chat::end("stop")));
-    let app = App::start(&{
-        let mut config = crate::app::chat_config(&upstream.base_url());
-        config["workers"] = json!(1);
-        config
-    })
-    .await;
+    // The end of the body comes after the end of the protocol, in a packet of its own.
+    let upstream = Upstream::start(|_| Reply::stream().frames(&chat::end("stop")).pause(10).end());
+    let mut config = crate::app::chat_config(&upstream.base_url());
+    config["workers"] = json!(1);
+    let app = App::start(&config).await;
     for _ in 0..20 {
         assert_eq!(app.ask("m").await.terminal()["type"], "response.completed");
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
     }
     let connections = upstream.connections.load(std::sync::atomic::Ordering::SeqCst);
-    assert!(connections <= 3, "{connections} connections for 20 streams");
+    // One, if nothing ever waits 40 ms; a busy machine may take some more.
+    assert!(connections <= 10, "{connections} connections for 20 streams");
 }
 
 #[actix::test]
