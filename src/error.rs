@@ -9,8 +9,8 @@ use std::{borrow::Cow, time::Duration};
 use crate::{
     actors::DispatchError,
     adapters::{DecodeError, EncodeError},
-    model::UpstreamFailure,
-    responses::{Failure, ParseError},
+    callers::{Failure, ParseError},
+    model::{Losses, UpstreamFailure},
     routing::RouteError,
     telemetry::metrics::CallOutcome,
     upstream::{Phase, UpstreamError},
@@ -70,6 +70,25 @@ pub enum GatewayError {
          conversation in `input`"
     )]
     NoHistory,
+    /// The provider is strict, and the translation would lose something.
+    #[error(
+        "{provider}: the translation would lose {losses}; `strict` in the provider's config \
+         forbids that"
+    )]
+    Lossy {
+        /// The provider.
+        provider: String,
+        /// What would be lost.
+        losses: Losses,
+    },
+    /// A conversation was to be summarised, and there is no summary that could stand for it.
+    #[error("{provider}: no summary came of the compaction: {reason}")]
+    NoSummary {
+        /// The provider.
+        provider: String,
+        /// What came instead.
+        reason: &'static str,
+    },
     /// The upstream's answer cannot be given on.
     #[error("{}", .0.message)]
     Answer(Failure),
@@ -249,7 +268,8 @@ impl GatewayError {
         match self {
             Self::Body(_) | Self::Parse(_) => ErrorClass::InvalidRequest,
             Self::Route(_) => ErrorClass::UnknownModel,
-            Self::Encode(_) | Self::NoHistory => ErrorClass::InvalidRequest,
+            Self::Encode(_) | Self::NoHistory | Self::Lossy { .. } => ErrorClass::InvalidRequest,
+            Self::NoSummary { .. } => ErrorClass::UpstreamFailed,
             Self::Dispatch(error) => match error {
                 DispatchError::Placeholder { .. } => ErrorClass::InvalidRequest,
                 DispatchError::NoKey { .. } => ErrorClass::Unauthenticated,
@@ -301,10 +321,13 @@ impl GatewayError {
             Self::Decode { error: DecodeError::Empty, .. } => "upstream_empty_body".into(),
             // Codex answers this one by sending everything.
             Self::NoHistory => "previous_response_not_found".into(),
+            Self::Lossy { .. } => "lossy_translation".into(),
+            Self::NoSummary { .. } => "compaction_failed".into(),
             _ => row.code.into(),
         };
         Failure {
             message: self.to_string(),
+            status: row.status,
             kind: row.kind.into(),
             code,
             stream_code: row.stream_code,

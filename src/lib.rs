@@ -1,10 +1,11 @@
-//! ocx: a gateway between coding agents that speak the OpenAI Responses API and any LLM provider.
+//! ocx: a gateway between coding agents and any LLM provider. Codex's Responses API comes first;
+//! Chat Completions and Anthropic's Messages are served alike.
 //!
 //! Modules, in the order in which a call meets them:
 //!
 //! * [`cli`] starts everything.
 //! * [`http`] takes a call in, checks who calls, and streams the answer out.
-//! * [`responses`] reads the caller's protocol and writes it again.
+//! * [`callers`] reads the caller's protocol and writes it again.
 //! * [`turn`] runs the call: [`routing`] finds the provider, whose actor ([`actors`]) lends a
 //!   credential and a slot; an adapter ([`adapters`]) encodes; [`exchange`] sends it through
 //!   [`upstream`] and decodes what comes back.
@@ -14,7 +15,7 @@
 //! # Rules that hold everywhere
 //!
 //! * Modules depend downwards only; `tests/house.rs` has the order and checks it.
-//! * [`adapters`] and [`responses`] never see a socket, a clock, an actor or a config.
+//! * [`adapters`] and [`callers`] never see a socket, a clock, an actor or a config.
 //! * Only [`upstream`] names awc, only [`http`] and [`cli`] name actix-web, only [`actors`] and
 //!   [`cli`] name actix.
 //! * Nothing outside an adapter's folder knows its wire types.
@@ -23,6 +24,7 @@
 
 pub mod actors;
 pub mod adapters;
+pub mod callers;
 pub mod cli;
 pub mod codex;
 pub mod config;
@@ -32,7 +34,6 @@ pub mod exchange;
 pub mod http;
 pub mod model;
 pub mod registry;
-pub mod responses;
 pub mod routing;
 pub mod telemetry;
 pub mod turn;

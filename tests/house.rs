@@ -15,7 +15,7 @@ use regex::Regex;
 const ROWS: [&[&str]; 11] = [
     &["model", "wire"],
     &["registry", "credentials", "telemetry"],
-    &["responses", "adapters"],
+    &["callers", "adapters"],
     &["config"],
     &["routing", "upstream", "codex"],
     &["actors"],

@@ -135,7 +135,7 @@ fn total_the_frame_limit_is_kept() {
                 ResponseHead { content_type: content_type.into(), ..ResponseHead::default() };
             let piece = vec![b'x'; 1 << 20];
             let pieces = (0..=MAX_FRAME >> 20).map(|_| piece.as_slice());
-            let expect = Expect { stream: true, eof_tolerant: false };
+            let expect = Expect { stream: true, ..Expect::default() };
             let (_, end) = decode_in_pieces(kind, &head, expect, pieces);
             assert!(
                 matches!(end, Err(DecodeError::TooLong(_))),
@@ -209,10 +209,17 @@ proptest! {
         content_type in prop::sample::select(vec!["text/event-stream", "application/json", ""]),
         stream in any::<bool>(),
         tolerant in any::<bool>(),
+        relay in any::<bool>(),
         size in 1usize..40,
     ) {
         let head = ResponseHead { content_type: content_type.into(), ..ResponseHead::default() };
-        let expect = Expect { stream, eof_tolerant: tolerant };
+        let expect = Expect {
+            stream,
+            relay,
+            eof_tolerant: tolerant,
+            keeps_reasoning: tolerant,
+            escapes_tool_names: relay,
+        };
         let whole = decode_in_pieces(kind, &head, expect, [bytes.as_slice()]);
         prop_assert_eq!(&decode_in_pieces(kind, &head, expect, bytes.chunks(size)), &whole);
         let (events, end) = whole;

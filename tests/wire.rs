@@ -9,9 +9,9 @@ mod support;
 use bytes::BytesMut;
 use ocx::{
     adapters::{Decoder, Step, adapter},
+    callers::{Delivery, Emit as _, EmitterSettings, responses::Emitter},
     error::GatewayError,
     model::{Event, Ids},
-    responses::{Delivery, Emitter, EmitterSettings},
 };
 use support::{
     chat_rules,
@@ -41,6 +41,9 @@ fn reply(case: &Transcript, events: Vec<Event>, error: Option<&GatewayError>) ->
         relay: adapter(case.kind).relays(),
         tools: prompt.tools,
         max_retained: 1 << 20,
+        sealer: case.sealer(),
+        include_usage: false,
+        compaction: false,
     };
     let (mut emitter, mut out) = (Emitter::new(settings, Ids::new(1)), BytesMut::new());
     for event in events {
@@ -55,7 +58,8 @@ fn reply(case: &Transcript, events: Vec<Event>, error: Option<&GatewayError>) ->
     if case.stream {
         return String::from_utf8(out.to_vec()).unwrap();
     }
-    let document: serde_json::Value = serde_json::from_slice(&emitter.into_document()).unwrap();
+    let document: serde_json::Value =
+        serde_json::from_slice(&Box::new(emitter).into_document()).unwrap();
     format!("{document:#}\n")
 }
 

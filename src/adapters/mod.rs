@@ -20,13 +20,17 @@
 //! [`AdapterKind`] (the compiler names the places), and transcripts below `tests/wire/<name>/`.
 
 use crate::{
-    credentials::Credential,
-    model::{Event, Losses, Prompt, UpstreamFailure},
+    credentials::{Credential, Sealer},
+    model::{Event, Losses, Prompt, ReasoningState, UpstreamFailure},
     registry::{AdapterKind, Quirks},
     wire::sse::FrameTooLong,
 };
 
+mod anthropic;
+mod azure_openai;
 mod frames;
+mod google;
+mod history;
 mod identity;
 mod models;
 mod openai_chat;
@@ -57,6 +61,16 @@ pub struct Target<'a> {
     pub headers: &'a [(String, String)],
     /// What the lease lent.
     pub credential: &'a Credential,
+    /// Opens the capsules that this upstream's answers were given; not there when no prompt is
+    /// encoded.
+    pub sealer: Option<&'a Sealer>,
+}
+
+impl Target<'_> {
+    /// What this upstream wants back, out of a capsule of ours. Anything else is nothing.
+    pub(crate) fn open(&self, encrypted: Option<&str>) -> Option<ReasoningState> {
+        self.sealer?.open(encrypted?)
+    }
 }
 
 /// An encoded prompt.
@@ -69,12 +83,18 @@ pub struct Encoded {
 }
 
 /// What a decoder is told about the answer to come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Expect {
     /// The caller wants a stream.
     pub stream: bool,
+    /// Frames of the caller's own protocol are passed on rather than translated.
+    pub relay: bool,
     /// [`Quirks::openai_chat_eof_tolerance`].
     pub eof_tolerant: bool,
+    /// [`Quirks::keeps_reasoning`].
+    pub keeps_reasoning: bool,
+    /// [`Quirks::escape_builtin_tool_names`].
+    pub escapes_tool_names: bool,
 }
 
 /// One upstream protocol, translated both ways without I/O.
@@ -91,7 +111,7 @@ pub trait Adapter: Send + Sync + 'static {
     /// Starts reading a 2xx answer; `head` picks the framing.
     fn decoder(&self, head: &ResponseHead, expect: Expect) -> Box<dyn Decoder>;
 
-    /// Whether answers are passed on rather than translated.
+    /// Whether answers are passed on to callers of the same protocol.
     fn relays(&self) -> bool;
 
     /// Builds the request that lists models, if the protocol has one.
@@ -104,6 +124,20 @@ pub trait Adapter: Send + Sync + 'static {
     /// When the body is in none of the known shapes.
     fn parse_models(&self, body: &[u8]) -> Result<Vec<ModelInfo>, DecodeError> {
         models::parse(body)
+    }
+
+    /// Builds the request that counts a prompt's tokens, if the protocol has one.
+    fn count_tokens(&self, _: &Prompt, _: &Target<'_>) -> Option<Result<WireRequest, EncodeError>> {
+        None
+    }
+
+    /// Reads the answer to it.
+    ///
+    /// # Errors
+    ///
+    /// When it holds no count.
+    fn parse_count(&self, _: &[u8]) -> Result<u64, DecodeError> {
+        Err(DecodeError::Malformed("this protocol counts no tokens".to_owned()))
     }
 
     /// Explains an answer that is not 2xx. `body` is at most [`MAX_ERROR_BODY`] bytes.
@@ -144,6 +178,9 @@ pub enum EncodeError {
     /// The caller's JSON could not be rewritten.
     #[error("the request cannot be rewritten for the upstream: {0}")]
     Body(String),
+    /// The model's name cannot be part of an address.
+    #[error("`{0}` is no model name of this provider")]
+    Model(String),
     /// The address still has a placeholder.
     #[error("the base URL still holds a placeholder: {0}")]
     Placeholder(String),
@@ -177,6 +214,9 @@ pub fn adapter(kind: AdapterKind) -> &'static dyn Adapter {
     match kind {
         AdapterKind::OpenAiChat => &openai_chat::OpenAiChat,
         AdapterKind::OpenAiResponses => &openai_responses::OpenAiResponses,
+        AdapterKind::Anthropic => &anthropic::Anthropic,
+        AdapterKind::Google => &google::Google,
+        AdapterKind::AzureOpenAi => &azure_openai::AzureOpenAi,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
         WatchSettings,
     },
     config::{self, Config, DataKey, Home, Loaded, WatchMode, process_env},
+    credentials::CapsuleKey,
     http::{self, Lifecycle, Listening, Shared},
     telemetry::{Metrics, logging},
 };
@@ -67,9 +68,10 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let capsules = capsule_key(home);
     let hints = loaded.config.watch == WatchMode::Auto;
     let watch = WatchSettings { hints, ..WatchSettings::default() };
-    let program = Program { path, loaded, listener, admin, watch };
+    let program = Program { path, loaded, listener, admin, capsules, watch };
     actix_web::rt::System::new().block_on(run_program(program))
 }
 
@@ -90,9 +92,33 @@ fn admin_token(home: &Home) -> Result<DataKey, String> {
         let random: [u8; 32] = rand::random();
         hex::encode(random)
     };
-    home.admin_token_or_new(new).map(|token| DataKey::new(&token)).map_err(|error| {
-        format!("ocx: the admin token cannot be kept in {}: {error}", home.admin_token().display())
-    })
+    home.secret_or_new(&home.admin_token(), new).map(|token| DataKey::new(&token)).map_err(
+        |error| {
+            format!(
+                "ocx: the admin token cannot be kept in {}: {error}",
+                home.admin_token().display()
+            )
+        },
+    )
+}
+
+/// The key that seals what upstreams want back. It must outlive us, or conversations lose their
+/// reasoning with every restart; but that alone is no reason not to start.
+fn capsule_key(home: &Home) -> CapsuleKey {
+    let new: [u8; 32] = rand::random();
+    let kept = home.secret_or_new(&home.capsule_key(), || hex::encode(new));
+    let reason = match kept.as_deref().map(CapsuleKey::from_hex) {
+        Ok(Some(key)) => return key,
+        Ok(None) => "it is not 64 hexadecimal digits; delete it to get a new one".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let path = home.capsule_key();
+    tracing::warn!(
+        path = %path.display(),
+        reason,
+        "the capsule key cannot be kept: a restart will cost conversations their reasoning"
+    );
+    CapsuleKey::new(new)
 }
 
 async fn run_program(program: Program) -> ExitCode {
@@ -120,6 +146,8 @@ pub struct Program {
     pub listener: TcpListener,
     /// Digest of the management token, unless the config names one.
     pub admin: DataKey,
+    /// Seals what upstreams want back.
+    pub capsules: CapsuleKey,
     /// How the file is watched.
     pub watch: WatchSettings,
 }
@@ -157,6 +185,7 @@ impl Program {
             metrics,
             lifecycle: Arc::new(Lifecycle::default()),
             admin: self.admin,
+            capsules: self.capsules,
             watcher: Some(watcher.clone()),
             started: Instant::now(),
             address: self.listener.local_addr().map_err(|error| error.to_string())?,

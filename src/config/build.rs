@@ -315,6 +315,7 @@ fn provider_spec(
         unset_headers,
         live_models: file.live_models.unwrap_or(true),
         disabled: file.disabled.unwrap_or(false),
+        strict: file.strict.unwrap_or(false),
         max_concurrency: file.max_concurrency.unwrap_or(DEFAULT_CONCURRENCY).max(1),
         quirks,
         fingerprint,

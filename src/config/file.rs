@@ -141,6 +141,10 @@ pub struct ProviderFile {
     /// Takes the provider out of service without deleting it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
+    /// Refuse a call, with 400, whose translation would lose something. Default false: what is lost
+    /// is counted and named in the header `x-ocx-losses`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
     /// Exchanges at once. Default 4096.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<usize>,

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs, io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -52,29 +52,48 @@ impl Home {
         tighten(&self.0, 0o700)
     }
 
-    /// Reads the admin token, or makes one. The file is 0600 from its birth.
+    /// The key of [`crate::credentials::CapsuleKey`], as hexadecimal digits.
+    pub fn capsule_key(&self) -> PathBuf {
+        self.0.join("capsule-key")
+    }
+
+    /// Reads a secret of ours, or makes one. Its file is 0600 from its birth, and of two processes
+    /// that make it at once one wins.
     ///
     /// # Errors
     ///
     /// When the file can be neither read nor made.
-    pub fn admin_token_or_new(&self, new: impl FnOnce() -> String) -> io::Result<String> {
-        let path = self.admin_token();
-        match fs::read_to_string(&path) {
-            Ok(text) if !text.trim().is_empty() => {
-                tighten(&path, 0o600)?;
-                return Ok(text.trim().to_owned());
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    pub fn secret_or_new(&self, path: &Path, new: impl FnOnce() -> String) -> io::Result<String> {
+        if let Some(secret) = read_secret(path)? {
+            return Ok(secret);
         }
         self.create()?;
-        let token = new();
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        io::Write::write_all(&mut options.open(&path)?, format!("{token}\n").as_bytes())?;
-        tighten(&path, 0o600)?;
-        Ok(token)
+        let mut file = tempfile::NamedTempFile::new_in(&self.0)?;
+        io::Write::write_all(&mut file, format!("{}\n", new()).as_bytes())?;
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(path) {
+            Ok(_) => {}
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+                // An empty file is nobody's secret.
+                if read_secret(path)?.is_none() {
+                    error.file.persist(path).map_err(|error| error.error)?;
+                }
+            }
+            Err(error) => return Err(error.error),
+        }
+        read_secret(path)?.ok_or_else(|| io::Error::other("the file is empty"))
+    }
+}
+
+fn read_secret(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) if text.trim().is_empty() => Ok(None),
+        Ok(text) => {
+            tighten(path, 0o600)?;
+            Ok(Some(text.trim().to_owned()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -95,11 +114,11 @@ mod tests {
     fn t50_secrets_are_private_from_birth_and_made_private_if_they_were_not() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path().join("home"));
-        assert_eq!(home.admin_token_or_new(|| "t1".into()).unwrap(), "t1");
+        assert_eq!(home.secret_or_new(&home.admin_token(), || "t1".into()).unwrap(), "t1");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(home.path()), mode(&home.admin_token())), (0o700, 0o600));
         fs::set_permissions(home.admin_token(), fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(home.admin_token_or_new(|| "t2".into()).unwrap(), "t1");
+        assert_eq!(home.secret_or_new(&home.admin_token(), || "t2".into()).unwrap(), "t1");
         assert_eq!(mode(&home.admin_token()), 0o600);
     }
 }

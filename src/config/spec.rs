@@ -193,6 +193,8 @@ pub struct ProviderSpec {
     pub live_models: bool,
     /// Out of service.
     pub disabled: bool,
+    /// Refuse rather than lose something in translation.
+    pub strict: bool,
     /// Exchanges at once.
     pub max_concurrency: usize,
     /// Its oddities.

@@ -1,9 +1,13 @@
 //! Secrets on their way to an upstream. None of these types prints, serialises or compares by value.
 
+mod capsule;
+
 use std::fmt;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use secrecy::{ExposeSecret as _, SecretString};
+
+pub use capsule::{CAPSULE_PREFIX, CapsuleKey, Sealer};
 
 /// What a lease lends for one exchange.
 #[derive(Clone, Debug)]

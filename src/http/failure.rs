@@ -4,36 +4,48 @@ use std::fmt;
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode};
 
-use crate::error::GatewayError;
+use crate::{callers::Protocol, error::GatewayError};
 
-/// An error on its way out of a handler.
+/// An error on its way out of a handler, in the words of the caller's protocol.
 #[derive(Debug)]
-pub struct HttpFailure(pub Box<GatewayError>);
+pub struct HttpFailure {
+    error: Box<GatewayError>,
+    protocol: Protocol,
+}
+
+impl HttpFailure {
+    /// For a caller of this protocol.
+    pub fn new(error: GatewayError, protocol: Protocol) -> Self {
+        Self { error: Box::new(error), protocol }
+    }
+}
 
 impl fmt::Display for HttpFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.error.fmt(f)
     }
 }
 
 impl<E: Into<GatewayError>> From<E> for HttpFailure {
     fn from(error: E) -> Self {
-        Self(Box::new(error.into()))
+        Self::new(error.into(), Protocol::Responses)
     }
 }
 
 impl ResponseError for HttpFailure {
     fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.0.class().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        let status = self.error.class().status();
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     fn error_response(&self) -> HttpResponse {
-        let failure = self.0.failure();
+        let failure = self.error.failure();
         let mut response = HttpResponse::build(self.status_code());
         if let Some(seconds) = failure.retry_after {
             response.insert_header(("retry-after", seconds.to_string()));
         }
-        response.content_type("application/json").body(failure.document())
+        let document = self.protocol.error_document(&failure, failure.status);
+        response.content_type("application/json").body(document)
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     actors::{ConfigWatcher, Snapshot, SnapshotCell},
     config::DataKey,
-    credentials::{CallerAuth, bearer_token},
+    credentials::{CallerAuth, CapsuleKey, bearer_token},
     telemetry::Metrics,
     turn::Turn,
     upstream::Upstream,
@@ -35,6 +35,8 @@ pub struct Shared {
     pub lifecycle: Arc<Lifecycle>,
     /// The management token, where the config names none.
     pub admin: DataKey,
+    /// Seals what upstreams want back.
+    pub capsules: CapsuleKey,
     /// For reloads; there is none when no file is watched.
     pub watcher: Option<Addr<ConfigWatcher>>,
     /// When we began.
@@ -105,6 +107,7 @@ impl Gateway {
         Turn {
             caller,
             cell: Arc::clone(&self.shared.cell),
+            capsules: self.shared.capsules.clone(),
             upstream: self.upstream.clone(),
             metrics: Arc::clone(&self.shared.metrics),
             snapshot,

@@ -2,13 +2,13 @@
 
 mod access;
 mod body;
+mod calls;
 mod failure;
 mod gateway;
 mod health;
 mod manage;
 mod models;
 mod record;
-mod responses;
 mod routes;
 mod server;
 mod status_page;

@@ -7,9 +7,9 @@ use prometheus::IntGauge;
 
 use crate::{
     actors::Snapshot,
+    callers::{Failure, KeepaliveStyle, Terminal},
     error::{ErrorClass, GatewayError},
     model::{Losses, Usage},
-    responses::{Failure, KeepaliveStyle, Terminal},
     routing::Route,
     telemetry::{Metrics, metrics::CallOutcome},
 };

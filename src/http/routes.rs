@@ -15,9 +15,10 @@ use futures_util::FutureExt as _;
 
 use super::{
     access::{AuthClass, Rejection},
+    calls,
     failure::{HttpFailure, plain},
     gateway::{Gateway, facts},
-    health, manage, models, responses, status_page,
+    health, manage, models, status_page,
 };
 use crate::error::GatewayError;
 
@@ -35,7 +36,9 @@ pub struct RouteRule {
 
 #[derive(Clone, Copy, Debug)]
 enum Endpoint {
-    CreateResponse,
+    Responses,
+    ChatCompletions,
+    Messages,
     ListModels,
     Health,
     Ready,
@@ -54,8 +57,10 @@ const fn rule(
 }
 
 /// Every route there is.
-pub const ROUTES: [RouteRule; 7] = [
-    rule("POST", "/v1/responses", AuthClass::Data, Endpoint::CreateResponse),
+pub const ROUTES: [RouteRule; 9] = [
+    rule("POST", "/v1/responses", AuthClass::Data, Endpoint::Responses),
+    rule("POST", "/v1/chat/completions", AuthClass::Data, Endpoint::ChatCompletions),
+    rule("POST", "/v1/messages", AuthClass::Data, Endpoint::Messages),
     rule("GET", "/v1/models", AuthClass::Data, Endpoint::ListModels),
     rule("GET", "/healthz", AuthClass::Public, Endpoint::Health),
     rule("GET", "/readyz", AuthClass::Public, Endpoint::Ready),
@@ -81,7 +86,9 @@ fn guarded(
     let method = Method::from_bytes(rule.method.as_bytes()).unwrap_or(Method::GET);
     let route = web::route().method(method);
     let route = match rule.endpoint {
-        Endpoint::CreateResponse => route.to(responses::create),
+        Endpoint::Responses => route.to(calls::responses),
+        Endpoint::ChatCompletions => route.to(calls::chat_completions),
+        Endpoint::Messages => route.to(calls::messages),
         Endpoint::ListModels => route.to(models::list),
         Endpoint::Health => route.to(health::healthz),
         Endpoint::Ready => route.to(health::readyz),

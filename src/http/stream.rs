@@ -23,11 +23,11 @@ use bytes::{Bytes, BytesMut};
 use super::{gateway::Lifecycle, record::CallRecord};
 use crate::{
     adapters::DecodeError,
+    callers::{Emit, Terminal},
     config::Limits,
     error::GatewayError,
     exchange::Exchange,
     model::Event,
-    responses::{Emitter, Terminal},
     turn::Answer,
 };
 
@@ -43,7 +43,7 @@ pub struct AnswerBody {
     asked: Rc<Cell<Instant>>,
     /// Nothing more will be written.
     over: bool,
-    emitter: Emitter,
+    emitter: Box<dyn Emit>,
     events: Vec<Event>,
     error: Option<GatewayError>,
     out: BytesMut,
@@ -61,7 +61,7 @@ impl AnswerBody {
     /// Streams an answer that has begun.
     pub fn new(
         answer: Answer,
-        emitter: Emitter,
+        emitter: Box<dyn Emit>,
         limits: &Limits,
         lifecycle: Arc<Lifecycle>,
         record: CallRecord,
@@ -168,6 +168,7 @@ impl AnswerBody {
     fn end(&mut self, terminal: Terminal) {
         self.held.take();
         self.over = true;
+        self.record.lost(&self.emitter.losses());
         self.record.ended(terminal, self.emitter.usage());
     }
 
@@ -256,8 +257,9 @@ impl MessageBody for AnswerBody {
 #[cfg(test)]
 mod tests {
     use crate::{
+        callers::{Delivery, EmitterSettings, Protocol},
+        credentials::CapsuleKey,
         model::Ids,
-        responses::{Delivery, EmitterSettings},
         telemetry::Metrics,
     };
 
@@ -273,13 +275,16 @@ mod tests {
             relay: false,
             tools: Vec::new(),
             max_retained: 1000,
+            sealer: CapsuleKey::new([0; 32]).sealer("x", "y"),
+            include_usage: false,
+            compaction: false,
         };
         let metrics = Arc::new(Metrics::new());
         let mut body = AnswerBody {
             held: Held::default(),
             asked: Rc::new(Cell::new(Instant::now())),
             over: false,
-            emitter: Emitter::new(settings, Ids::new(1)),
+            emitter: Protocol::Responses.emitter(settings, Ids::new(1)),
             events: vec![Event::TextDelta("so far".into())],
             error: None,
             out: BytesMut::new(),

@@ -1,6 +1,7 @@
 //! One provider-neutral step of an answer.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// Tells the calls of one answer apart; adapters number them as they come.
 pub type CallKey = u32;
@@ -12,6 +13,8 @@ pub enum Event {
     TextDelta(String),
     /// Reasoning that may be shown to a person.
     ReasoningDelta(String),
+    /// The reasoning before this is complete, and its provider wants this back on the next turn.
+    State(ReasoningState),
     /// A tool call begins.
     CallStarted {
         /// Names the call in the events that follow.
@@ -41,6 +44,22 @@ pub enum Event {
     Document(Bytes),
     /// The upstream ended the answer. Comes once, and last.
     Finished(FinishReason),
+}
+
+/// What a provider wants back beside the conversation, in its own form. One of these belongs to one
+/// block of reasoning, or, with a signature alone, to what follows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReasoningState {
+    /// The reasoning, exactly as it came: signatures cover it.
+    #[serde(rename = "t", skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// Anthropic's `signature` or Gemini's `thoughtSignature`.
+    #[serde(rename = "s", skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// Anthropic's `redacted_thinking` data.
+    #[serde(rename = "r", skip_serializing_if = "Option::is_none")]
+    pub redacted: Option<String>,
 }
 
 /// A frame that is relayed without being translated.

@@ -23,6 +23,8 @@ pub enum LossKind {
     ToolArguments,
     /// Reasoning that only its own vendor can read.
     Reasoning,
+    /// A restriction in a tool's schema that the upstream does not know.
+    ToolSchema,
     /// A tool whose name, made legal, is that of another.
     ToolName,
     /// A request field that has no counterpart upstream.
@@ -31,7 +33,7 @@ pub enum LossKind {
 
 impl LossKind {
     /// Every kind, in the order of declaration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::HostedTool,
         Self::ToolGrammar,
         Self::Image,
@@ -41,6 +43,7 @@ impl LossKind {
         Self::HostedItem,
         Self::ToolArguments,
         Self::Reasoning,
+        Self::ToolSchema,
         Self::ToolName,
         Self::Field,
     ];
@@ -57,6 +60,7 @@ impl LossKind {
             Self::HostedItem => "hosted_item",
             Self::ToolArguments => "tool_arguments",
             Self::Reasoning => "reasoning",
+            Self::ToolSchema => "tool_schema",
             Self::ToolName => "tool_name",
             Self::Field => "field",
         }
@@ -78,6 +82,13 @@ impl Losses {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine += theirs;
         }
+    }
+
+    /// Whether a provider that is `strict` must refuse. Not for what no other protocol has by nature:
+    /// the grammar of a freeform tool, which is described in words instead, and reasoning of earlier
+    /// answers, which models other than its author do not read.
+    pub fn weigh(&self) -> bool {
+        self.iter().any(|(kind, _)| !matches!(kind, LossKind::ToolGrammar | LossKind::Reasoning))
     }
 
     /// The kinds that occurred, with their counts.

@@ -7,7 +7,7 @@ mod loss;
 mod prompt;
 mod tool;
 
-pub use event::{CallKey, Event, FinishReason, Frame, UpstreamFailure, Usage};
+pub use event::{CallKey, Event, FinishReason, Frame, ReasoningState, UpstreamFailure, Usage};
 pub use id::{Ids, ModelId, ProviderId};
 pub use loss::{LossKind, Losses};
 pub use prompt::{

@@ -32,10 +32,13 @@ pub struct Prompt {
     pub prompt_cache_key: Option<String>,
     /// The caller's `service_tier`.
     pub service_tier: Option<String>,
+    /// The caller wants the conversation summarised rather than continued.
+    pub compaction: bool,
     /// What parsing could not carry over.
     pub losses: Losses,
-    /// The caller's JSON, for upstreams that speak the same protocol.
-    pub raw: Bytes,
+    /// The caller's JSON, if it is a Responses body: upstreams that speak the same protocol get it
+    /// nearly as it is.
+    pub raw: Option<Bytes>,
 }
 
 /// A step of the conversation.
@@ -78,7 +81,7 @@ pub enum AssistantPart {
     Reasoning {
         /// Readable form; may be empty.
         text: String,
-        /// Form that only its vendor reads.
+        /// Form that only its vendor reads, or a capsule of ours.
         encrypted: Option<String>,
     },
     /// A tool call.
@@ -107,6 +110,8 @@ pub struct ToolResult {
     pub name: Option<ToolName>,
     /// The answer.
     pub content: Vec<Part>,
+    /// Whether the tool failed, where the caller says so.
+    pub failed: bool,
 }
 
 /// Sampling parameters, as the caller wrote the numbers.
@@ -159,6 +164,18 @@ impl Effort {
         }
     }
 
+    /// The effort that a budget of thinking tokens amounts to.
+    pub fn of_budget(tokens: u64) -> Self {
+        match tokens {
+            0..=2_048 => Self::Minimal,
+            2_049..=6_144 => Self::Low,
+            6_145..=12_288 => Self::Medium,
+            12_289..=20_480 => Self::High,
+            20_481..=28_672 => Self::XHigh,
+            _ => Self::Max,
+        }
+    }
+
     /// Reads a wire label; `ultra` is `max`, anything unknown is nothing.
     pub fn parse(label: &str) -> Option<Self> {
         Some(match label {
@@ -181,6 +198,8 @@ pub struct Reasoning {
     pub effort: Option<Effort>,
     /// Whether the caller wants to see reasoning (`summary` is there and not `none`).
     pub show: bool,
+    /// Tokens of thinking, where the caller counted them (Anthropic's budget).
+    pub budget_tokens: Option<u64>,
 }
 
 /// The caller's `text.format`.

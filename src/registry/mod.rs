@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 mod quirks;
 
-pub use quirks::{EmptyAssistantContent, MaxTokensField, Quirks, ReasoningWireFormat, lists};
+pub use quirks::{
+    EmptyAssistantContent, KeyTransport, MaxTokensField, Quirks, ReasoningWireFormat,
+    TOOL_NAME_ESCAPE, lists,
+};
 
 /// The protocol an upstream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -20,17 +23,28 @@ pub enum AdapterKind {
     /// OpenAI Responses, relayed.
     #[serde(rename = "openai-responses")]
     OpenAiResponses,
+    /// Anthropic Messages.
+    Anthropic,
+    /// Gemini's generateContent.
+    Google,
+    /// OpenAI Responses as Azure serves it.
+    #[serde(rename = "azure-openai", alias = "azure")]
+    AzureOpenAi,
 }
 
 impl AdapterKind {
     /// Every adapter there is.
-    pub const ALL: [Self; 2] = [Self::OpenAiChat, Self::OpenAiResponses];
+    pub const ALL: [Self; 5] =
+        [Self::OpenAiChat, Self::OpenAiResponses, Self::Anthropic, Self::Google, Self::AzureOpenAi];
 
     /// The name in `config.json`.
     pub fn name(self) -> &'static str {
         match self {
             Self::OpenAiChat => "openai-chat",
             Self::OpenAiResponses => "openai-responses",
+            Self::Anthropic => "anthropic",
+            Self::Google => "google",
+            Self::AzureOpenAi => "azure-openai",
         }
     }
 }

@@ -45,9 +45,25 @@ pub struct Quirks {
     /// Models that refuse a forced tool choice; it becomes `auto`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_tool_choice_only_models: Option<Vec<String>>,
+    /// How the key of an `anthropic` provider is sent: `x-api-key` (the default) or `bearer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_transport: Option<KeyTransport>,
+    /// The upstream has tools of its own whose names collide with callers' (Umans); ours are sent
+    /// with the prefix `ocx_`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub escape_builtin_tool_names: Option<bool>,
+    /// `false`: no `cache_control` is sent to an `anthropic` provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_cache_markers: Option<bool>,
+    /// Text blocks that go before the system prompt of an `anthropic` provider. None by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_preamble: Option<Vec<String>>,
     /// Models that must get their reasoning back as `reasoning_content` (DeepSeek, Kimi).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preserve_reasoning_content_models: Option<Vec<String>>,
+    /// The upstream compacts conversations itself: `/responses/compact` and `compaction_trigger`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub native_compaction: Option<bool>,
     /// Models whose thinking is switched with `thinking: {"type": …}` (Z.AI, MiniMax, Ark).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thinking_toggle_models: Option<Vec<String>>,
@@ -109,6 +125,19 @@ pub struct Quirks {
     /// What a model takes, `["text", "image"]` for instance, by model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_input_modalities: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// Goes before tool names where [`Quirks::escape_builtin_tool_names`] says so.
+pub const TOOL_NAME_ESCAPE: &str = "ocx_";
+
+/// The header of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyTransport {
+    /// `x-api-key: …`.
+    XApiKey,
+    /// `authorization: Bearer …`.
+    Bearer,
 }
 
 /// Where the effort goes.
@@ -178,6 +207,11 @@ impl Quirks {
     /// The context window, if known, in tokens.
     pub fn context_window(&self, model: &str) -> Option<u64> {
         by_model(self.model_context_windows.as_ref(), model).copied().or(self.context_window)
+    }
+
+    /// Whether the model must get its reasoning back as it was.
+    pub fn keeps_reasoning(&self, model: &str) -> bool {
+        lists(self.preserve_reasoning_content_models.as_ref(), model)
     }
 
     /// Whether the model can see images.

@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use actix_rt::time::{Instant, sleep, timeout};
 
+pub mod compaction;
+
 use crate::{
     actors::{DispatchError, Snapshot, SnapshotCell},
     adapters::{Expect, Target, adapter},
-    credentials::CallerAuth,
+    credentials::{CallerAuth, CapsuleKey, Sealer},
     error::GatewayError,
     exchange::{self, Exchange, retry},
     model::{Event, Losses, Prompt},
@@ -25,6 +27,8 @@ pub struct Turn {
     pub cell: SnapshotCell,
     /// The caller's own login.
     pub caller: CallerAuth,
+    /// Seals what upstreams want back.
+    pub capsules: CapsuleKey,
     /// This thread's client.
     pub upstream: Upstream,
     /// Counters.
@@ -39,8 +43,10 @@ pub struct Answer {
     pub events: Vec<Event>,
     /// What went wrong right after that.
     pub error: Option<GatewayError>,
-    /// What encoding could not carry.
+    /// What the translation of the question could not carry.
     pub losses: Losses,
+    /// Seals what the upstream wants back.
+    pub sealer: Sealer,
     /// Attempts it took.
     pub attempts: u32,
     /// Whether its frames pass through.
@@ -57,11 +63,12 @@ impl Turn {
         Ok(routing::route(model, &self.snapshot.config)?)
     }
 
-    /// Whether the provider of a route passes answers on.
-    pub fn relays(&self, route: &Route) -> bool {
-        self.snapshot
-            .provider(&route.provider)
-            .is_some_and(|provider| adapter(provider.spec().adapter).relays())
+    /// Whether the provider of a route compacts conversations itself.
+    pub fn compacts_natively(&self, route: &Route) -> bool {
+        self.snapshot.provider(&route.provider).is_some_and(|provider| {
+            let spec = provider.spec();
+            adapter(spec.adapter).relays() && spec.quirks.native_compaction == Some(true)
+        })
     }
 
     /// Asks the upstream and waits for the beginning of its answer, so that whatever goes wrong
@@ -116,20 +123,34 @@ impl Turn {
         };
         let spec = Arc::clone(&lease.spec);
         let adapter = adapter(spec.adapter);
-        if prompt.previous_response_id.is_some() && !adapter.relays() {
+        let relays = adapter.relays() && prompt.raw.is_some();
+        if prompt.previous_response_id.is_some() && !relays {
             return Err(GatewayError::NoHistory);
         }
+        let sealer = self.capsules.sealer(spec.adapter.name(), &spec.base_url);
         let target = Target {
             model: route.model.as_str(),
             base_url: &spec.base_url,
             quirks: &spec.quirks,
             headers: &spec.headers,
             credential: &lease.credential,
+            sealer: Some(&sealer),
         };
         let encoded = adapter.encode(prompt, &target)?;
+        let mut losses = encoded.losses;
+        // A relay passes on what a translation would have lost.
+        if !relays {
+            losses.merge(&prompt.losses);
+        }
+        if spec.strict && losses.weigh() {
+            return Err(GatewayError::Lossy { provider: spec.id.to_string(), losses });
+        }
         let expect = Expect {
             stream: prompt.stream,
+            relay: relays,
             eof_tolerant: spec.quirks.openai_chat_eof_tolerance == Some(true),
+            keeps_reasoning: spec.quirks.keeps_reasoning(route.model.as_str()),
+            escapes_tool_names: spec.quirks.escape_builtin_tool_names == Some(true),
         };
         let timeouts = &self.snapshot.config.limits.timeouts;
         let opened = exchange::open(
@@ -157,14 +178,7 @@ impl Turn {
             let limit = self.snapshot.config.limits.max_retained.saturating_mul(4);
             exchange.collect(&mut events, limit).await?;
         }
-        Ok(Answer {
-            exchange,
-            events,
-            error,
-            losses: encoded.losses,
-            attempts: 1,
-            relays: adapter.relays(),
-        })
+        Ok(Answer { exchange, events, error, losses, sealer, attempts: 1, relays })
     }
 }
 

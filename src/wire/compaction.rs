@@ -16,6 +16,14 @@ pub fn open(content: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// A summary as the model that goes on from it reads it.
+pub fn continued(summary: &str) -> String {
+    format!(
+        "The conversation up to here was replaced by this summary, which an assistant wrote. Go on \
+         from it; do not repeat what it says was done.\n\n{summary}"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

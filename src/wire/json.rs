@@ -201,6 +201,15 @@ impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for TextOrList<'a, T> {
     }
 }
 
+/// Text that was checked to be an object, as JSON. Should it be none after all, `{}`.
+pub fn raw_object(text: &str) -> &RawValue {
+    const EMPTY: &str = "{}";
+    let raw = serde_json::from_str::<&RawValue>(text).ok();
+    raw.filter(|raw| raw.get().starts_with('{'))
+        .or_else(|| serde_json::from_str(EMPTY).ok())
+        .unwrap_or(RawValue::NULL)
+}
+
 /// The keys and raw values of a JSON object, in order.
 #[derive(Debug)]
 pub struct RawObject<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);

@@ -266,10 +266,14 @@ pub fn write_raw_frame(out: &mut BytesMut, event: &str, json: &[u8]) {
     out.extend_from_slice(b"\n\n");
 }
 
+/// Protocols whose frames have no name pass `""`.
 fn start_frame(out: &mut BytesMut, event: &str) {
-    for piece in ["event: ", event, "\ndata: "] {
-        out.extend_from_slice(piece.as_bytes());
+    if !event.is_empty() {
+        for piece in ["event: ", event, "\n"] {
+            out.extend_from_slice(piece.as_bytes());
+        }
     }
+    out.extend_from_slice(b"data: ");
 }
 
 /// Writes whole pieces at once; the writer that `bytes` offers goes through a loop for each.

@@ -9,9 +9,10 @@ use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ocx::{
     adapters::{Expect, ResponseHead, adapter},
+    callers::{Delivery, Emit as _, EmitterSettings, responses::Emitter},
+    credentials::CapsuleKey,
     model::{Event, Ids},
     registry::AdapterKind,
-    responses::{Delivery, Emitter, EmitterSettings},
     wire::sse::SseParser,
 };
 
@@ -46,7 +47,10 @@ fn responses_wire() -> Vec<u8> {
 
 fn decode(kind: AdapterKind, wire: &[u8]) -> Vec<Event> {
     let head = ResponseHead { content_type: "text/event-stream".into(), ..ResponseHead::default() };
-    let mut decoder = adapter(kind).decoder(&head, Expect { stream: true, eof_tolerant: false });
+    let mut decoder = adapter(kind).decoder(
+        &head,
+        Expect { stream: true, relay: adapter(kind).relays(), ..Expect::default() },
+    );
     let mut events = Vec::with_capacity(EVENTS + 4);
     for chunk in wire.chunks(4096) {
         decoder.push(chunk, &mut events).unwrap();
@@ -63,6 +67,9 @@ fn emitter(relay: bool) -> Emitter {
         relay,
         tools: Vec::new(),
         max_retained: 32 << 20,
+        sealer: CapsuleKey::new([0; 32]).sealer("x", "y"),
+        include_usage: false,
+        compaction: false,
     };
     Emitter::new(settings, Ids::new(1))
 }

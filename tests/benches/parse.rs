@@ -9,9 +9,9 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ocx::{
     adapters::{Target, adapter},
+    callers::Protocol,
     credentials::Credential,
     registry::{AdapterKind, Quirks},
-    responses,
 };
 use serde_json::json;
 
@@ -35,7 +35,7 @@ fn call() -> Bytes {
 
 fn benches(c: &mut Criterion) {
     let call = call();
-    let prompt = responses::parse(call.clone()).unwrap().prompt;
+    let prompt = Protocol::Responses.parse(call.clone()).unwrap().prompt;
     let quirks = Quirks::default();
     let target = Target {
         model: "m",
@@ -43,11 +43,13 @@ fn benches(c: &mut Criterion) {
         quirks: &quirks,
         headers: &[],
         credential: &Credential::None,
+        sealer: None,
     };
     let mut group = c.benchmark_group("200 KB call");
     group.throughput(Throughput::Bytes(call.len() as u64));
-    group
-        .bench_function("parse", |b| b.iter(|| responses::parse(black_box(call.clone())).unwrap()));
+    group.bench_function("parse", |b| {
+        b.iter(|| Protocol::Responses.parse(black_box(call.clone())).unwrap())
+    });
     for kind in AdapterKind::ALL {
         group.bench_function(format!("encode {}", kind.name()), |b| {
             b.iter(|| adapter(kind).encode(black_box(&prompt), &target).unwrap());

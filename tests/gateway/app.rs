@@ -11,6 +11,7 @@ use ocx::{
     actors::WatchSettings,
     cli::Program,
     config::{self, DataKey, process_env},
+    credentials::CapsuleKey,
     http::Shared,
 };
 use regex::Regex;
@@ -106,6 +107,7 @@ impl App {
             loaded,
             listener: TcpListener::bind((host, 0)).unwrap(),
             admin: DataKey::new(ADMIN),
+            capsules: CapsuleKey::new([7; 32]),
             watch: watch(),
         };
         let running = program.start().await.unwrap();

@@ -5,11 +5,15 @@ use std::{fs, path::PathBuf};
 use bytes::Bytes;
 use ocx::{
     adapters::{Expect, ResponseHead, Target, adapter},
-    credentials::Credential,
-    model::Prompt,
+    callers::Protocol,
+    credentials::{CapsuleKey, Credential, Sealer},
+    model::{Prompt, ReasoningState},
     registry::{AdapterKind, Quirks},
-    responses,
 };
+use serde::Deserialize;
+use serde_json::Value;
+
+const BASE_URL: &str = "https://up.example/v1";
 
 /// One recorded exchange.
 pub struct Transcript {
@@ -21,6 +25,22 @@ pub struct Transcript {
     pub body: Vec<u8>,
     pub call: Bytes,
     pub stream: bool,
+    /// The upstream's name of the model; `m` unless about.toml says otherwise.
+    pub model: String,
+    /// Oddities of the upstream, from about.toml.
+    pub quirks: Quirks,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct About {
+    source: String,
+    date: toml::Value,
+    redacted: String,
+    note: Option<String>,
+    model: Option<String>,
+    #[serde(default)]
+    quirks: Quirks,
 }
 
 /// All of them, in order of their names.
@@ -42,9 +62,9 @@ fn load(kind: AdapterKind, dir: PathBuf) -> Transcript {
         fs::read(dir.join(name)).unwrap_or_else(|e| panic!("{}/{name}: {e}", dir.display()))
     };
     let about = String::from_utf8(read("about.toml")).unwrap();
-    for field in ["source = \"", "date = \"", "redacted = \""] {
-        assert!(about.contains(field), "{}: about.toml says no {field}", dir.display());
-    }
+    let about: About =
+        toml::from_str(&about).unwrap_or_else(|e| panic!("{}/about.toml: {e}", dir.display()));
+    assert!(!about.source.is_empty() && !about.redacted.is_empty() && about.date.is_str());
     let head = String::from_utf8(read("head.txt")).unwrap();
     let mut lines = head.lines();
     let status = lines.next().unwrap().trim().parse().unwrap();
@@ -53,7 +73,10 @@ fn load(kind: AdapterKind, dir: PathBuf) -> Transcript {
         .map(|value| value.split(';').next().unwrap().trim().to_owned())
         .unwrap_or_default();
     let streamed = dir.join("body.sse").exists();
-    let call = Bytes::from(read("call.json"));
+    let sealer = CapsuleKey::new([1; 32]).sealer(kind.name(), BASE_URL);
+    let mut call: Value = serde_json::from_slice(&read("call.json")).unwrap();
+    seal(&mut call, &sealer);
+    let call = Bytes::from(call.to_string());
     let case = dir.file_name().unwrap().to_str().unwrap();
     let mut transcript = Transcript {
         name: format!("{}/{case}", kind.name()),
@@ -62,29 +85,57 @@ fn load(kind: AdapterKind, dir: PathBuf) -> Transcript {
         body: read(if streamed { "body.sse" } else { "body.json" }),
         call,
         stream: false,
+        model: about.model.unwrap_or_else(|| "m".to_owned()),
+        quirks: about.quirks,
         dir,
     };
     transcript.stream = transcript.prompt().stream;
     transcript
 }
 
+/// Replaces every `{"seal": state}` by its capsule.
+fn seal(value: &mut Value, sealer: &Sealer) {
+    if let Some(state) = value.get("seal") {
+        let state: ReasoningState = serde_json::from_value(state.clone()).unwrap();
+        *value = sealer.seal(&state).into();
+        return;
+    }
+    match value {
+        Value::Object(object) => object.values_mut().for_each(|inner| seal(inner, sealer)),
+        Value::Array(list) => list.iter_mut().for_each(|inner| seal(inner, sealer)),
+        _ => {}
+    }
+}
+
 impl Transcript {
     pub fn prompt(&self) -> Prompt {
-        responses::parse(self.call.clone()).unwrap().prompt
+        Protocol::Responses.parse(self.call.clone()).unwrap().prompt
     }
 
     pub fn expect(&self) -> Expect {
-        Expect { stream: self.stream, eof_tolerant: false }
+        Expect {
+            stream: self.stream,
+            relay: adapter(self.kind).relays(),
+            keeps_reasoning: self.quirks.keeps_reasoning(&self.model),
+            ..Expect::default()
+        }
+    }
+
+    /// The key of the transcripts' capsules is known, so that they can be written by hand: a call may
+    /// hold `{"seal": {…}}` where a capsule belongs.
+    pub fn sealer(&self) -> Sealer {
+        CapsuleKey::new([1; 32]).sealer(self.kind.name(), BASE_URL)
     }
 
     /// The upstream request for the call: address and body.
     pub fn encode(&self) -> (String, Vec<u8>) {
         let target = Target {
-            model: "m",
-            base_url: "https://up.example/v1",
-            quirks: &Quirks::default(),
+            model: &self.model,
+            base_url: BASE_URL,
+            quirks: &self.quirks,
             headers: &[],
             credential: &Credential::None,
+            sealer: Some(&self.sealer()),
         };
         let encoded = adapter(self.kind).encode(&self.prompt(), &target).unwrap();
         (encoded.request.url, encoded.request.body)

@@ -106,6 +106,7 @@ async fn fetch(spec: Arc<ProviderSpec>, connect: Duration) -> Result<Vec<ModelIn
         quirks: &spec.quirks,
         headers: &spec.headers,
         credential: &credential,
+        sealer: None,
     };
     let adapter = adapter(spec.adapter);
     let request = adapter.list_models(&target).ok_or("this protocol has no model list")?;

@@ -1,17 +1,17 @@
 //! Conversation → chat messages that every strict server accepts: one system message first, each
 //! batch of calls directly followed by its results, nothing empty, nothing unpaired.
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet, VecDeque},
-};
+use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::super::{Target, identity::neutral};
+use super::super::{
+    Target,
+    history::{BLIND, NO_RESULT, PairedCall, Turn, images, joined, system_text, text_of, turns},
+};
 use crate::{
-    model::{AssistantPart, Image, LossKind, Losses, Message, Part, Prompt, ToolCall, ToolResult},
-    registry::{EmptyAssistantContent, lists},
+    model::{AssistantPart, Image, LossKind, Losses, Part, Prompt, ToolCall, ToolResult},
+    registry::EmptyAssistantContent,
 };
 
 /// A message as the wire has it.
@@ -63,9 +63,6 @@ struct CalledFunction<'a> {
     arguments: &'a str,
 }
 
-/// What a call without a recorded result is answered with.
-const NO_RESULT: &str = "No result was recorded for this call.";
-
 /// Builds the messages of a prompt.
 pub(super) fn messages<'a>(
     prompt: &'a Prompt,
@@ -75,102 +72,50 @@ pub(super) fn messages<'a>(
     let mut history = History {
         target: *target,
         sees_images: target.quirks.sees_images(target.model),
-        keeps_reasoning: lists(
-            target.quirks.preserve_reasoning_content_models.as_ref(),
-            target.model,
-        ),
-        results: ResultIndex::new(&prompt.messages),
-        invented: 0,
+        keeps_reasoning: target.quirks.keeps_reasoning(target.model),
         losses,
         out: Vec::with_capacity(prompt.messages.len() + 1),
     };
     let leading = history.system(prompt);
-    for (position, message) in prompt.messages.iter().enumerate().skip(leading) {
-        history.message(position, message);
+    for turn in turns(&prompt.messages, leading) {
+        match turn {
+            Turn::Said { developer, parts } => history.said(developer, parts),
+            Turn::Answered { parts, calls } => history.answered(parts, &calls),
+            Turn::Orphan { id, result } => history.orphan(id, result),
+        }
     }
     history.out
-}
-
-/// Results by call id, so that each call finds its own, wherever it stands.
-struct ResultIndex<'a> {
-    waiting: HashMap<&'a str, VecDeque<(usize, &'a ToolResult)>>,
-    taken: HashSet<usize>,
-}
-
-impl<'a> ResultIndex<'a> {
-    fn new(messages: &'a [Message]) -> Self {
-        let mut waiting: HashMap<&str, VecDeque<_>> = HashMap::new();
-        for (position, message) in messages.iter().enumerate() {
-            if let Message::ToolResult(result) = message {
-                waiting.entry(&result.call_id).or_default().push_back((position, result));
-            }
-        }
-        Self { waiting, taken: HashSet::new() }
-    }
-
-    /// The first result of this id that comes after `position` and answers no other call.
-    fn take_after(&mut self, position: usize, call_id: &str) -> Option<&'a ToolResult> {
-        let queue = self.waiting.get_mut(call_id)?;
-        while let Some((at, result)) = queue.pop_front() {
-            if at > position {
-                self.taken.insert(at);
-                return Some(result);
-            }
-        }
-        None
-    }
 }
 
 struct History<'a, 'l> {
     target: Target<'a>,
     sees_images: bool,
     keeps_reasoning: bool,
-    results: ResultIndex<'a>,
-    /// Ids invented for calls that had none.
-    invented: u32,
     losses: &'l mut Losses,
     out: Vec<ChatMessage<'a>>,
 }
 
 impl<'a> History<'a, '_> {
-    /// Writes the system message; developer messages at the start are part of it, because most
-    /// servers take one system message, and first. Returns how many messages that used up.
+    /// Writes the system message, and first, because most servers take one. Returns how many
+    /// messages that used up.
     fn system(&mut self, prompt: &'a Prompt) -> usize {
-        let keeps_role = self.target.quirks.developer_role == Some(true);
-        let mut texts: Vec<String> = prompt.system.clone();
-        let mut leading = 0;
-        if !keeps_role {
-            while let Some(Message::Developer(parts)) = prompt.messages.get(leading)
-                && !parts.iter().any(|part| matches!(part, Part::Image(_)))
-            {
-                texts.push(text_of(parts).into_owned());
-                leading += 1;
-            }
-        }
-        texts.retain(|text| !text.is_empty());
-        if !texts.is_empty() {
-            let text = texts.join("\n\n");
-            let text = neutral(&text, self.target.model).into_owned();
+        let (text, leading) = if self.target.quirks.developer_role == Some(true) {
+            let texts = prompt.system.iter().map(Into::into).collect();
+            (joined(texts, self.target.model), 0)
+        } else {
+            system_text(prompt, self.target.model)
+        };
+        if !text.is_empty() {
             self.push("system", Content::Text(text.into()));
         }
         leading
     }
 
-    fn message(&mut self, position: usize, message: &'a Message) {
-        match message {
-            Message::User(parts) => self.outside_message("user", parts),
-            Message::Developer(parts) => {
-                let pictured = parts.iter().any(|part| matches!(part, Part::Image(_)));
-                let keeps_role = self.target.quirks.developer_role == Some(true) && !pictured;
-                self.outside_message(if keeps_role { "developer" } else { "user" }, parts);
-            }
-            Message::Assistant(parts) => self.assistant(position, parts),
-            Message::ToolResult(result) => {
-                if !self.results.taken.contains(&position) {
-                    self.orphan(position, result);
-                }
-            }
-        }
+    fn said(&mut self, developer: bool, parts: &'a [Part]) {
+        let keeps_role = developer
+            && self.target.quirks.developer_role == Some(true)
+            && images(parts).next().is_none();
+        self.outside_message(if keeps_role { "developer" } else { "user" }, parts);
     }
 
     fn outside_message(&mut self, role: &'static str, parts: &'a [Part]) {
@@ -180,13 +125,20 @@ impl<'a> History<'a, '_> {
         }
     }
 
-    fn assistant(&mut self, position: usize, parts: &'a [AssistantPart]) {
-        let (mut text, mut reasoning, mut calls) = (String::new(), String::new(), Vec::new());
+    fn answered(&mut self, parts: &'a [AssistantPart], calls: &[PairedCall<'a>]) {
+        let (mut text, mut reasoning) = (String::new(), String::new());
         for part in parts {
             match part {
                 AssistantPart::Text(piece) => text.push_str(piece),
-                AssistantPart::Reasoning { text, .. } => reasoning.push_str(text),
-                AssistantPart::Call(call) => calls.push(call),
+                AssistantPart::Reasoning { text, encrypted } if self.keeps_reasoning => {
+                    // The capsule has it whole, also when none of it was shown.
+                    match self.target.open(encrypted.as_deref()) {
+                        Some(state) if !state.text.is_empty() => reasoning.push_str(&state.text),
+                        _ => reasoning.push_str(text),
+                    }
+                }
+                AssistantPart::Reasoning { .. } => self.losses.add(LossKind::Reasoning),
+                AssistantPart::Call(_) => {}
             }
         }
         let reasoning_content = self.keeps_reasoning.then_some(reasoning).and_then(|reasoning| {
@@ -201,34 +153,31 @@ impl<'a> History<'a, '_> {
             (true, false) => self.empty_content(),
             _ => Content::Text(text.into()),
         };
-        let ids: Vec<Cow<'a, str>> = calls.iter().map(|call| self.id(&call.call_id)).collect();
-        let tool_calls =
-            calls.iter().zip(&ids).map(|(call, id)| chat_call(call, id.clone())).collect();
+        let tool_calls = calls.iter().map(|paired| chat_call(paired.call, paired.id.clone()));
         self.out.push(ChatMessage {
             role: "assistant",
             content,
             reasoning_content,
-            tool_calls,
+            tool_calls: tool_calls.collect(),
             tool_call_id: None,
         });
-        self.answers(position, &calls, ids);
+        self.answers(calls);
     }
 
     /// The results of a batch, in the order of its calls, and then the pictures among them.
-    fn answers(&mut self, position: usize, calls: &[&'a ToolCall], ids: Vec<Cow<'a, str>>) {
+    fn answers(&mut self, calls: &[PairedCall<'a>]) {
         let mut pictures = Vec::new();
-        for (call, id) in calls.iter().zip(ids) {
-            match self.results.take_after(position, &call.call_id) {
-                Some(result) => self.answer(id, result, &mut pictures),
-                None => self.tool_message(id, NO_RESULT.into()),
+        for PairedCall { id, result, .. } in calls {
+            match result {
+                Some(result) => self.answer(id.clone(), result, &mut pictures),
+                None => self.tool_message(id.clone(), NO_RESULT.into()),
             }
         }
         self.pictures(pictures);
     }
 
     /// A result whose call is not in the history gets one.
-    fn orphan(&mut self, position: usize, result: &'a ToolResult) {
-        let id = self.id(&result.call_id);
+    fn orphan(&mut self, id: Cow<'a, str>, result: &'a ToolResult) {
         let name =
             result.name.as_ref().map_or_else(|| "tool_result".to_owned(), |name| name.wire());
         let call = ChatCall {
@@ -244,7 +193,6 @@ impl<'a> History<'a, '_> {
             tool_calls: vec![call],
             tool_call_id: None,
         });
-        self.results.taken.insert(position);
         let mut pictures = Vec::new();
         self.answer(id, result, &mut pictures);
         self.pictures(pictures);
@@ -288,14 +236,6 @@ impl<'a> History<'a, '_> {
         });
     }
 
-    fn id(&mut self, call_id: &'a str) -> Cow<'a, str> {
-        if !call_id.trim().is_empty() {
-            return call_id.into();
-        }
-        self.invented += 1;
-        format!("call_ocx_{}", self.invented).into()
-    }
-
     fn empty_content(&self) -> Content<'a> {
         match self.target.quirks.empty_assistant_content.unwrap_or_default() {
             EmptyAssistantContent::EmptyString => Content::Text("".into()),
@@ -336,9 +276,6 @@ impl<'a> History<'a, '_> {
     }
 }
 
-/// Stands for a picture that the model cannot see.
-const BLIND: &str = "[an image was attached, which this model cannot see]";
-
 fn chat_call<'a>(call: &'a ToolCall, id: Cow<'a, str>) -> ChatCall<'a> {
     let function = CalledFunction { name: call.name.wire(), arguments: &call.arguments };
     ChatCall { id, kind: "function", function }
@@ -347,31 +284,4 @@ fn chat_call<'a>(call: &'a ToolCall, id: Cow<'a, str>) -> ChatCall<'a> {
 fn image_part(image: &Image) -> ChatPart<'_> {
     let image_url = ImageUrl { url: &image.url, detail: image.detail.as_deref() };
     ChatPart::ImageUrl { image_url }
-}
-
-fn images(parts: &[Part]) -> impl Iterator<Item = &Image> {
-    parts.iter().filter_map(|part| match part {
-        Part::Image(image) => Some(image),
-        Part::Text(_) => None,
-    })
-}
-
-/// The texts of the parts as one.
-fn text_of(parts: &[Part]) -> Cow<'_, str> {
-    let mut texts = parts.iter().filter_map(|part| match part {
-        Part::Text(text) => Some(text.as_str()),
-        Part::Image(_) => None,
-    });
-    match (texts.next(), texts.next()) {
-        (None, _) => "".into(),
-        (Some(only), None) => only.into(),
-        (Some(first), Some(second)) => {
-            let mut joined = format!("{first}\n{second}");
-            for text in texts {
-                joined.push('\n');
-                joined.push_str(text);
-            }
-            joined.into()
-        }
-    }
 }

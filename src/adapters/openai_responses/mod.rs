@@ -7,8 +7,10 @@ use super::{
 };
 use crate::{credentials::Credential, model::Prompt};
 
-mod request;
+mod compose;
+pub(super) mod request;
 mod stream;
+mod translate;
 
 /// The adapter.
 pub(super) struct OpenAiResponses;
@@ -19,18 +21,10 @@ impl Adapter for OpenAiResponses {
         let url = if forwards {
             endpoint(target.base_url, &["/responses"], "/responses")?
         } else {
-            let path = target.quirks.responses_path.as_deref().unwrap_or("/v1/responses");
-            let pasted: &[&str] = match &target.quirks.responses_path {
-                Some(_) => &["/responses"],
-                None => &["/responses", "/v1"],
-            };
-            endpoint(target.base_url, pasted, path)?
+            responses_url(target)?
         };
         let (body, losses) = request::encode(prompt, target, forwards)?;
-        let mut request = WireRequest::post(url, body);
-        let streams = forwards || prompt.stream;
-        let accept = if streams { "text/event-stream" } else { "application/json" };
-        request.set("accept", HeaderText::Plain(accept.into()));
+        let mut request = post(url, body, forwards || prompt.stream);
         // The caller's own login must win over static headers; a key may be overridden by them.
         if forwards {
             request.set_static(target.headers);
@@ -43,7 +37,7 @@ impl Adapter for OpenAiResponses {
     }
 
     fn decoder(&self, head: &ResponseHead, expect: Expect) -> Box<dyn Decoder> {
-        frames::decoder(head, expect, stream::Relay::new(expect.stream))
+        decoder(head, expect)
     }
 
     fn relays(&self) -> bool {
@@ -65,4 +59,31 @@ impl Adapter for OpenAiResponses {
 /// Whether the caller's own login is relayed.
 fn forwards(target: &Target<'_>) -> bool {
     matches!(target.credential, Credential::Forwarded(_))
+}
+
+/// Where a key's calls go.
+pub(super) fn responses_url(target: &Target<'_>) -> Result<String, EncodeError> {
+    let path = target.quirks.responses_path.as_deref().unwrap_or("/v1/responses");
+    let pasted: &[&str] = match &target.quirks.responses_path {
+        Some(_) => &["/responses"],
+        None => &["/responses", "/v1"],
+    };
+    endpoint(target.base_url, pasted, path)
+}
+
+/// A call without its credential.
+pub(super) fn post(url: String, body: Vec<u8>, streams: bool) -> WireRequest {
+    let mut request = WireRequest::post(url, body);
+    let accept = if streams { "text/event-stream" } else { "application/json" };
+    request.set("accept", HeaderText::Plain(accept.into()));
+    request
+}
+
+/// Relays to callers of the same protocol, and translates for others.
+pub(super) fn decoder(head: &ResponseHead, expect: Expect) -> Box<dyn Decoder> {
+    if expect.relay {
+        frames::decoder(head, expect, stream::Relay::new(expect.stream))
+    } else {
+        frames::decoder(head, expect, translate::Translation::default())
+    }
 }

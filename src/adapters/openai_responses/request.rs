@@ -6,6 +6,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::super::{EncodeError, Target};
 use crate::{
+    credentials::CAPSULE_PREFIX,
     model::{LossKind, Losses, Prompt},
     wire::{
         compaction,
@@ -15,9 +16,6 @@ use crate::{
 
 /// Fields that the ChatGPT backend answers with 400.
 const REFUSED_BY_CHATGPT: [&str; 3] = ["max_output_tokens", "metadata", "previous_response_id"];
-
-/// The `encrypted_content` of reasoning that we wrapped ourselves, for other adapters.
-const OWN_REASONING: &str = "ocxr1:";
 
 /// An item's id must begin with the prefix of its type.
 const ID_PREFIXES: [(&str, &str); 7] = [
@@ -31,14 +29,22 @@ const ID_PREFIXES: [(&str, &str); 7] = [
 ];
 
 /// Rewrites the body; `forwards` for the ChatGPT backend.
-pub(super) fn encode(
+pub(crate) fn encode(
     prompt: &Prompt,
     target: &Target<'_>,
     forwards: bool,
 ) -> Result<(Vec<u8>, Losses), EncodeError> {
     let body = |error: serde_json::Error| EncodeError::Body(error.to_string());
-    let object: RawObject<'_> = serde_json::from_slice(&prompt.raw).map_err(body)?;
     let mut losses = Losses::default();
+    let raw = match &prompt.raw {
+        Some(raw) => raw.clone(),
+        None => {
+            let (composed, lost) = super::compose::compose(prompt, target);
+            losses = lost;
+            composed.into()
+        }
+    };
+    let object: RawObject<'_> = serde_json::from_slice(&raw).map_err(body)?;
     let model = serde_json::to_string(target.quirks.wire_model(target.model)).map_err(body)?;
     let mut edits = vec![("model", Edit::Set(model))];
     let store = object.get("store").map(RawValue::get).filter(|value| *value != "null");
@@ -60,7 +66,7 @@ pub(super) fn encode(
         let rules = Rules { strip_ids: !stored, strip_passthrough: !forwards };
         edits.push(("input", Edit::Set(rules.input(input))));
     }
-    let body = edit_object(&prompt.raw, &edits).map_err(body)?;
+    let body = edit_object(&raw, &edits).map_err(body)?;
     Ok((body, losses))
 }
 
@@ -148,7 +154,7 @@ impl Rules {
             if has_text {
                 edits.push(("content", Edit::Set("[]".into())));
             }
-            if item.encrypted_content.or_empty().starts_with(OWN_REASONING) {
+            if item.encrypted_content.or_empty().starts_with(CAPSULE_PREFIX) {
                 edits.push(("encrypted_content", Edit::Remove));
             }
         }
@@ -197,9 +203,11 @@ mod tests {
     use super::*;
 
     fn encode_raw(base_url: &str, quirks: &Quirks, credential: &Credential, body: &str) -> Encoded {
-        let prompt =
-            crate::responses::parse(Bytes::copy_from_slice(body.as_bytes())).unwrap().prompt;
-        let target = Target { model: "up", base_url, quirks, headers: &[], credential };
+        let prompt = crate::callers::responses::parse(Bytes::copy_from_slice(body.as_bytes()))
+            .unwrap()
+            .prompt;
+        let target =
+            Target { model: "up", base_url, quirks, headers: &[], credential, sealer: None };
         adapter(AdapterKind::OpenAiResponses).encode(&prompt, &target).unwrap()
     }
 

@@ -46,28 +46,28 @@ struct ResponsePeek {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct WireUsage {
+pub(super) struct WireUsage {
     input_tokens: Count,
     output_tokens: Count,
     input_tokens_details: Obj<InputDetails>,
     output_tokens_details: Obj<OutputDetails>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default)]
 struct InputDetails {
     cached_tokens: Count,
     cache_write_tokens: Count,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default)]
 struct OutputDetails {
     reasoning_tokens: Count,
 }
 
-impl From<WireUsage> for Usage {
-    fn from(wire: WireUsage) -> Self {
+impl From<&WireUsage> for Usage {
+    fn from(wire: &WireUsage) -> Self {
         let input = wire.input_tokens_details.0.unwrap_or_default();
         Self {
             input: wire.input_tokens.or_zero(),
@@ -96,7 +96,7 @@ impl Relay {
             _ => return None,
         };
         if let Some(usage) = response.and_then(|raw| peek_response(raw).usage.0) {
-            events.push(Event::Usage(usage.into()));
+            events.push(Event::Usage((&usage).into()));
         }
         Some(Event::Finished(reason))
     }
@@ -169,7 +169,7 @@ impl FrameDecoder for Relay {
             serde_json::from_value(value["usage"].clone()).unwrap_or_default();
         let already = matches!(events.last(), Some(Event::Usage(_)));
         if let (Some(usage), false) = (usage.0, already) {
-            events.push(Event::Usage(usage.into()));
+            events.push(Event::Usage((&usage).into()));
         }
         if self.stream {
             events.extend(as_stream(&value, &reason));

@@ -11,7 +11,7 @@ use crate::{
 
 // The caller's protocol is the natural way to write a prompt down; adapters themselves never see it.
 fn prompt(body: &Value) -> crate::model::Prompt {
-    crate::responses::parse(Bytes::from(body.to_string())).unwrap().prompt
+    crate::callers::responses::parse(Bytes::from(body.to_string())).unwrap().prompt
 }
 
 fn encode_with(quirks: Value, body: Value) -> (Value, Losses) {
@@ -23,6 +23,7 @@ fn encode_with(quirks: Value, body: Value) -> (Value, Losses) {
         quirks: &quirks,
         headers: &[],
         credential: &credential,
+        sealer: None,
     };
     let mut body = body;
     body["model"] = "m-1".into();
@@ -149,8 +150,8 @@ fn blank_and_repeated_ids_stay_paired_in_order() {
             "tool:call_ocx_1:out ",
             "assistant:x:",
             "tool:x:out x",
-            "assistant:x:",
-            "tool:x:out x",
+            "assistant:x_2:",
+            "tool:x_2:out x",
         ]
     );
 }
@@ -292,6 +293,7 @@ fn a_longer_history_begins_with_the_bytes_of_the_shorter() {
             quirks: &Quirks::default(),
             headers: &[],
             credential: &Credential::None,
+            sealer: None,
         };
         let body = json!({"model": "m", "stream": true, "input": input, "tools": [{"type": "function", "name": "f"}]});
         adapter(AdapterKind::OpenAiChat).encode(&prompt(&body), &target).unwrap().request.body
@@ -319,6 +321,7 @@ fn an_unfilled_placeholder_is_refused() {
         quirks: &Quirks::default(),
         headers: &[],
         credential: &Credential::None,
+        sealer: None,
     };
     let error = adapter(AdapterKind::OpenAiChat)
         .encode(&prompt(&json!({"model": "m"})), &target)

@@ -1,0 +1,223 @@
+//! How hard a Claude should think, in the form that its generation takes.
+//! Source: docs.anthropic.com/en/docs/build-with-claude/{extended,adaptive}-thinking, 2026-11.
+
+use serde::Serialize;
+
+use crate::{
+    model::{Effort, Reasoning},
+    registry::Quirks,
+};
+
+/// The fields of a body that depend on each other.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub thinking: Option<Thinking>,
+    /// `output_config.effort`.
+    pub effort: Option<String>,
+    pub max_tokens: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum Thinking {
+    Enabled {
+        budget_tokens: u64,
+    },
+    Adaptive {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        display: Option<&'static str>,
+    },
+    Disabled,
+}
+
+impl Plan {
+    /// Whether the model thinks, which rules out sampling parameters and forced tool choices.
+    pub fn thinks(&self) -> bool {
+        matches!(self.thinking, Some(Thinking::Enabled { .. } | Thinking::Adaptive { .. }))
+    }
+
+    /// Whether every answer that calls tools must begin with its thinking.
+    pub fn demands_thoughts(&self) -> bool {
+        matches!(self.thinking, Some(Thinking::Enabled { .. }))
+    }
+}
+
+/// Sent when the caller states no limit: the protocol demands one.
+const DEFAULT_MAX_TOKENS: u64 = 8_192;
+/// What the answer itself gets beside the thinking.
+const ANSWER: u64 = 8_192;
+const MIN_BUDGET: u64 = 1_024;
+/// What older models may write in all.
+const MAX_WITH_BUDGET: u64 = 32_000;
+const MAX_ADAPTIVE: u64 = 40_192;
+
+/// Decides all of it together: `max_tokens` must exceed the budget.
+pub(super) fn plan(
+    reasoning: &Reasoning,
+    limit: Option<u64>,
+    quirks: &Quirks,
+    model: &str,
+) -> Plan {
+    let limit = limit.or_else(|| quirks.max_output_tokens(model));
+    let plain =
+        |thinking| Plan { thinking, effort: None, max_tokens: limit.unwrap_or(DEFAULT_MAX_TOKENS) };
+    let family = Family::of(model);
+    let silent = quirks.efforts(model).is_some_and(<[String]>::is_empty);
+    match reasoning.effort {
+        _ if silent => plain(None),
+        None => plain(None),
+        // Sonnet 5 and later think unless they are told not to; Fable always does.
+        Some(Effort::None) => {
+            let told = family.is_some_and(|f| f.name != "fable" && f.major >= 5);
+            plain(told.then_some(Thinking::Disabled))
+        }
+        Some(effort) if family.is_some_and(Family::adapts) => {
+            let newer = family.is_some_and(Family::is_adaptive_only);
+            let wanted = budget(effort) + ANSWER;
+            let max_tokens = limit.unwrap_or(wanted.clamp(DEFAULT_MAX_TOKENS, MAX_ADAPTIVE));
+            // The newer ones leave their thinking out unless they are asked.
+            let display = (reasoning.show && newer).then_some("summarized");
+            let effort = Some(label(effort, quirks, model));
+            Plan { thinking: Some(Thinking::Adaptive { display }), effort, max_tokens }
+        }
+        Some(effort) => {
+            let wanted = reasoning.budget_tokens.unwrap_or(budget(effort)).max(MIN_BUDGET);
+            let max_tokens =
+                limit.unwrap_or(DEFAULT_MAX_TOKENS).max(wanted + ANSWER).min(MAX_WITH_BUDGET);
+            let budget_tokens = wanted.min(max_tokens - ANSWER / 2).max(MIN_BUDGET);
+            Plan { thinking: Some(Thinking::Enabled { budget_tokens }), effort: None, max_tokens }
+        }
+    }
+}
+
+fn budget(effort: Effort) -> u64 {
+    match effort {
+        Effort::None => 0,
+        Effort::Minimal => 1_024,
+        Effort::Low => 4_096,
+        Effort::Medium => 8_192,
+        Effort::High => 16_384,
+        Effort::XHigh => 24_576,
+        Effort::Max => 32_000,
+    }
+}
+
+fn label(effort: Effort, quirks: &Quirks, model: &str) -> String {
+    let configured = quirks.efforts(model).is_some();
+    let own = if effort == Effort::Minimal { Effort::Low } else { effort };
+    let known = configured.then(|| quirks.wire_effort(model, effort)).flatten();
+    known.unwrap_or_else(|| own.label().to_owned())
+}
+
+/// `claude-<name>-<major>[-<minor>]`, wherever in the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Family<'m> {
+    name: &'m str,
+    major: u32,
+    minor: u32,
+}
+
+impl<'m> Family<'m> {
+    fn of(model: &'m str) -> Option<Self> {
+        let segment = model.split(['/', '.', ':', '@', '[']).find(|s| s.starts_with("claude-"))?;
+        let mut words = segment.split('-').skip(1);
+        let name = words.next().filter(|name| name.bytes().all(|b| b.is_ascii_alphabetic()))?;
+        // One or two digits; a date is no version.
+        let number = |word: Option<&str>| {
+            word.filter(|word| word.len() <= 2).and_then(|word| word.parse::<u32>().ok())
+        };
+        let major = number(words.next())?;
+        Some(Self { name, major, minor: number(words.next()).unwrap_or(0) })
+    }
+
+    fn version(self) -> (u32, u32) {
+        (self.major, self.minor)
+    }
+
+    /// Takes the adaptive form.
+    fn adapts(self) -> bool {
+        self.is_adaptive_only()
+            || (matches!(self.name, "opus" | "sonnet") && self.version() >= (4, 6))
+    }
+
+    /// Refuses the form with a budget.
+    fn is_adaptive_only(self) -> bool {
+        match self.name {
+            "fable" => true,
+            "opus" => self.version() >= (4, 7),
+            _ => self.major >= 5,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn asked(effort: Option<Effort>) -> Reasoning {
+        Reasoning { effort, show: true, budget_tokens: None }
+    }
+
+    fn planned(model: &str, effort: Effort, limit: Option<u64>) -> Plan {
+        plan(&asked(Some(effort)), limit, &Quirks::default(), model)
+    }
+
+    #[test]
+    fn a_date_is_no_version() {
+        let version = |model| Family::of(model).map(|f| (f.name, f.major, f.minor));
+        assert_eq!(version("claude-opus-4-20250514"), Some(("opus", 4, 0)));
+        assert_eq!(version("claude-opus-4-6"), Some(("opus", 4, 6)));
+        assert_eq!(version("claude-opus-4-6-20260101"), Some(("opus", 4, 6)));
+        assert_eq!(version("anthropic/claude-sonnet-5[1m]"), Some(("sonnet", 5, 0)));
+        assert_eq!(version("us.anthropic.claude-haiku-4-5-20251001-v1:0"), Some(("haiku", 4, 5)));
+        assert_eq!(version("claude-3-7-sonnet-20250219"), None);
+        assert_eq!(version("mimo-v2.5-pro"), None);
+    }
+
+    #[test]
+    fn each_generation_gets_its_form() {
+        let enabled = |budget_tokens| Some(Thinking::Enabled { budget_tokens });
+        assert_eq!(planned("claude-sonnet-4-5", Effort::High, None).thinking, enabled(16_384));
+        assert_eq!(planned("mimo-v2.5-pro", Effort::Low, None).max_tokens, 12_288);
+        assert_eq!(planned("claude-haiku-4-5", Effort::Max, None).thinking, enabled(27_904));
+        let old = planned("claude-opus-4-6", Effort::XHigh, None);
+        assert_eq!(old.thinking, Some(Thinking::Adaptive { display: None }));
+        let new = planned("claude-sonnet-5", Effort::Minimal, Some(500));
+        assert_eq!(new.thinking, Some(Thinking::Adaptive { display: Some("summarized") }));
+        assert_eq!((new.effort.as_deref(), new.max_tokens), (Some("low"), 500));
+        assert_eq!(
+            planned("claude-sonnet-5", Effort::None, None).thinking,
+            Some(Thinking::Disabled)
+        );
+        assert_eq!(planned("claude-fable-5", Effort::None, None).thinking, None);
+        assert_eq!(planned("claude-sonnet-4-6", Effort::None, None).thinking, None);
+        assert_eq!(plan(&asked(None), None, &Quirks::default(), "claude-sonnet-5").thinking, None);
+        let dull = Quirks { no_reasoning_models: Some(vec!["m".into()]), ..Quirks::default() };
+        assert_eq!(plan(&asked(Some(Effort::High)), None, &dull, "m").thinking, None);
+    }
+
+    #[test]
+    fn a_callers_own_budget_is_kept() {
+        let asked = Reasoning { budget_tokens: Some(2_000), ..asked(Some(Effort::Minimal)) };
+        let plan = plan(&asked, Some(10_000), &Quirks::default(), "claude-sonnet-4-5");
+        assert_eq!(plan.thinking, Some(Thinking::Enabled { budget_tokens: 2_000 }));
+        assert_eq!(plan.max_tokens, 10_192);
+    }
+
+    proptest! {
+        #[test]
+        fn the_limit_always_exceeds_the_budget(
+            limit in proptest::option::of(any::<u32>()),
+            own in proptest::option::of(any::<u32>()),
+            effort in prop::sample::select(vec![Effort::Minimal, Effort::Low, Effort::High, Effort::Max]),
+        ) {
+            let asked =
+                Reasoning { budget_tokens: own.map(u64::from), ..asked(Some(effort)) };
+            let plan = plan(&asked, limit.map(u64::from), &Quirks::default(), "claude-sonnet-4-5");
+            let Some(Thinking::Enabled { budget_tokens }) = plan.thinking else { panic!() };
+            prop_assert!(plan.max_tokens > budget_tokens && budget_tokens >= MIN_BUDGET);
+        }
+    }
+}

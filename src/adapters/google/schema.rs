@@ -1,0 +1,327 @@
+//! JSON Schema → the subset that Gemini's function declarations take.
+//! Source: ai.google.dev/api/caching#Schema, 2026-11.
+
+use serde_json::{Map, Value, value::RawValue};
+
+/// How deep `$ref`s are followed.
+const MAX_DEPTH: usize = 24;
+/// How many schemas one tool may have after its `$ref`s are replaced.
+const MAX_NODES: usize = 1024;
+
+/// The schema of a tool's parameters; nothing for a tool without any. `lost` tells that keywords
+/// which restrict values had to be left out.
+pub(super) struct Subset {
+    pub parameters: Option<Value>,
+    pub lost: bool,
+}
+
+/// Reduces a schema.
+pub(super) fn reduce(schema: &RawValue) -> Subset {
+    let root: Value = serde_json::from_str(schema.get()).unwrap_or_default();
+    let mut reducer = Reducer { root: &root, nodes: 0, lost: false };
+    let reduced = reducer.schema(&root, 0);
+    let has_properties =
+        reduced["properties"].as_object().is_some_and(|properties| !properties.is_empty());
+    Subset { parameters: has_properties.then_some(reduced), lost: reducer.lost }
+}
+
+struct Reducer<'a> {
+    root: &'a Value,
+    nodes: usize,
+    lost: bool,
+}
+
+impl Reducer<'_> {
+    fn schema(&mut self, schema: &Value, depth: usize) -> Value {
+        self.nodes += 1;
+        if depth > MAX_DEPTH || self.nodes > MAX_NODES {
+            // A schema that contains itself: some object is all that can be said.
+            self.lost = true;
+            return serde_json::json!({"type": "object"});
+        }
+        // `true`, `{}` and the like allow anything, which Gemini writes as a string.
+        let Value::Object(schema) = schema else {
+            return serde_json::json!({"type": "string"});
+        };
+        if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+            let found = target.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
+            return match found {
+                Some(found) => self.schema(&found.clone(), depth + 1),
+                None => {
+                    self.lost = true;
+                    serde_json::json!({"type": "object"})
+                }
+            };
+        }
+        self.object(schema, depth)
+    }
+
+    fn object(&mut self, schema: &Map<String, Value>, depth: usize) -> Value {
+        let mut out = Map::new();
+        let (kind, mut nullable) = kind(schema);
+        if let Some(kind) = kind {
+            out.insert("type".into(), kind.into());
+        }
+        for (key, value) in schema {
+            match key.as_str() {
+                "description" if value.is_string() => {
+                    out.insert(key.clone(), value.clone());
+                }
+                "format" if is_known_format(value) => {
+                    out.insert(key.clone(), value.clone());
+                }
+                "nullable" => nullable |= value == &Value::Bool(true),
+                "required" if value.is_array() => {
+                    out.insert("required".into(), value.clone());
+                }
+                "properties" => {
+                    let properties = value.as_object().into_iter().flatten();
+                    let reduced: Map<String, Value> = properties
+                        .map(|(name, inner)| (name.clone(), self.schema(inner, depth + 1)))
+                        .collect();
+                    out.insert("properties".into(), reduced.into());
+                }
+                "items" => {
+                    let items = self.schema(value, depth + 1);
+                    out.insert("items".into(), items);
+                }
+                "enum" => self.enumeration(value.as_array(), &mut out),
+                "const" => self.enumeration(Some(&vec![value.clone()]), &mut out),
+                "anyOf" | "oneOf" => nullable |= self.union(value, depth, &mut out),
+                "allOf" => self.intersection(value, depth, &mut out),
+                "pattern" | "minLength" | "maxLength" | "minimum" | "maximum" | "minItems"
+                | "maxItems" | "uniqueItems" | "multipleOf" | "exclusiveMinimum"
+                | "exclusiveMaximum" | "patternProperties" | "not" | "if" => self.lost = true,
+                // Notes, and `additionalProperties`, which Gemini takes as given.
+                _ => {}
+            }
+        }
+        if out.get("type").and_then(Value::as_str) == Some("array") && !out.contains_key("items") {
+            out.insert("items".into(), serde_json::json!({"type": "string"}));
+        }
+        if let (Some(Value::Array(required)), Some(Value::Object(properties))) =
+            (out.get("required").cloned(), out.get("properties"))
+        {
+            // A required property that is not there is refused.
+            let known = required
+                .into_iter()
+                .filter(|name| name.as_str().is_some_and(|name| properties.contains_key(name)));
+            let known: Vec<Value> = known.collect();
+            out.insert("required".into(), known.into());
+        } else {
+            out.remove("required");
+        }
+        if nullable {
+            out.insert("nullable".into(), true.into());
+        }
+        if !out.contains_key("type") && !out.contains_key("anyOf") {
+            let guess = if out.contains_key("properties") { "object" } else { "string" };
+            out.insert("type".into(), guess.into());
+        }
+        out.into()
+    }
+
+    /// Only strings may be enumerated.
+    fn enumeration(&mut self, values: Option<&Vec<Value>>, out: &mut Map<String, Value>) {
+        let values = values.into_iter().flatten();
+        let texts: Vec<Value> = values.filter(|value| value.is_string()).cloned().collect();
+        let is_text = out.get("type").is_none_or(|kind| kind == "string");
+        if texts.is_empty() || !is_text {
+            self.lost = true;
+            return;
+        }
+        out.insert("type".into(), "string".into());
+        out.insert("enum".into(), texts.into());
+    }
+
+    /// A union with `null` is nullable; one of a single other branch is that branch.
+    fn union(&mut self, branches: &Value, depth: usize, out: &mut Map<String, Value>) -> bool {
+        let branches = branches.as_array().cloned().unwrap_or_default();
+        let is_null = |branch: &Value| branch["type"] == "null";
+        let nullable = branches.iter().any(is_null);
+        let mut others: Vec<Value> = branches
+            .iter()
+            .filter(|branch| !is_null(branch))
+            .map(|branch| self.schema(branch, depth + 1))
+            .collect();
+        if others.len() == 1 {
+            if let Value::Object(only) = others.remove(0) {
+                for (key, value) in only {
+                    out.entry(key).or_insert(value);
+                }
+            }
+        } else if !others.is_empty() {
+            out.insert("anyOf".into(), others.into());
+        }
+        nullable
+    }
+
+    /// All of several schemas: their properties together.
+    fn intersection(&mut self, branches: &Value, depth: usize, out: &mut Map<String, Value>) {
+        for branch in branches.as_array().into_iter().flatten() {
+            let Value::Object(branch) = self.schema(branch, depth + 1) else { continue };
+            for (key, value) in branch {
+                match (out.get_mut(&key), value) {
+                    (Some(Value::Object(mine)), Value::Object(theirs)) => mine.extend(theirs),
+                    (Some(Value::Array(mine)), Value::Array(theirs)) => mine.extend(theirs),
+                    (Some(_), _) => {}
+                    (None, value) => {
+                        out.insert(key, value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The type, and whether `null` is one of several.
+fn kind(schema: &Map<String, Value>) -> (Option<String>, bool) {
+    match schema.get("type") {
+        Some(Value::String(kind)) if kind != "null" => (Some(kind.clone()), false),
+        Some(Value::Array(kinds)) => {
+            let mut others = kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null");
+            let nullable = kinds.iter().any(|kind| kind == "null");
+            (others.next().map(str::to_owned), nullable)
+        }
+        _ => (None, false),
+    }
+}
+
+fn is_known_format(format: &Value) -> bool {
+    matches!(format.as_str(), Some("enum" | "date-time" | "float" | "double" | "int32" | "int64"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn reduced(schema: Value) -> (Value, bool) {
+        let raw = crate::wire::json::to_raw(&schema);
+        let Subset { parameters, lost } = reduce(&raw);
+        (parameters.unwrap_or_default(), lost)
+    }
+
+    fn property(schema: Value) -> (Value, bool) {
+        let (reduced, lost) = reduced(json!({"type": "object", "properties": {"p": schema}}));
+        (reduced["properties"]["p"].clone(), lost)
+    }
+
+    #[test]
+    fn what_gemini_knows_stays_and_the_rest_goes() {
+        let (out, lost) =
+            reduced(json!({"$schema": "x", "type": "object", "additionalProperties": false,
+            "title": "T", "required": ["a", "ghost"], "properties": {
+                "a": {"type": "string", "description": "d", "format": "uri", "default": "x"},
+                "b": {"type": "array"}}}));
+        assert!(!lost);
+        assert_eq!(
+            out,
+            json!({"type": "object", "required": ["a"], "properties": {
+            "a": {"type": "string", "description": "d"},
+            "b": {"type": "array", "items": {"type": "string"}}}})
+        );
+        assert_eq!(reduced(json!({"type": "object", "properties": {}})).0, Value::Null);
+    }
+
+    #[test]
+    fn nullable_constants_unions_and_references() {
+        for (schema, expected, lost) in [
+            (
+                json!({"type": ["string", "null"]}),
+                json!({"type": "string", "nullable": true}),
+                false,
+            ),
+            (json!({"const": "x"}), json!({"type": "string", "enum": ["x"]}), false),
+            (json!({"enum": [1, 2]}), json!({"type": "string"}), true),
+            (
+                json!({"anyOf": [{"type": "null"}, {"type": "integer"}]}),
+                json!({"type": "integer", "nullable": true}),
+                false,
+            ),
+            (
+                json!({"oneOf": [{"type": "string"}, {"type": "integer"}]}),
+                json!({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+                false,
+            ),
+            (json!({"type": "string", "pattern": "^a"}), json!({"type": "string"}), true),
+            (json!(true), json!({"type": "string"}), false),
+            (json!({"$ref": "#/nowhere"}), json!({"type": "object"}), true),
+        ] {
+            assert_eq!(property(schema.clone()), (expected, lost), "{schema}");
+        }
+        let (out, _) = reduced(json!({"type": "object", "$defs": {"n": {"type": "integer"}},
+            "properties": {"p": {"$ref": "#/$defs/n"}}}));
+        assert_eq!(out["properties"]["p"], json!({"type": "integer"}));
+        let (out, _) = reduced(json!({"type": "object", "allOf": [
+            {"properties": {"a": {"type": "string"}}, "required": ["a"]}, {"properties": {"b": {"type": "string"}}}]}));
+        assert_eq!(out["properties"].as_object().map(Map::len), Some(2));
+    }
+
+    #[test]
+    fn a_schema_that_contains_itself_ends() {
+        let (out, lost) = reduced(json!({"type": "object", "properties": {
+            "child": {"$ref": "#"}, "twin": {"$ref": "#"}}}));
+        assert!(lost && out["properties"]["child"].is_object());
+    }
+
+    proptest! {
+        #[test]
+        fn only_known_keywords_come_out(schema in arbitrary_schema()) {
+            let (out, _) = reduced(json!({"type": "object", "properties": {"p": schema}}));
+            check(&out)?;
+        }
+    }
+
+    fn check(schema: &Value) -> Result<(), TestCaseError> {
+        for (key, value) in schema.as_object().into_iter().flatten() {
+            match key.as_str() {
+                "properties" => {
+                    for inner in value.as_object().into_iter().flat_map(Map::values) {
+                        check(inner)?;
+                    }
+                }
+                "items" => check(value)?,
+                "anyOf" => {
+                    for inner in value.as_array().into_iter().flatten() {
+                        check(inner)?;
+                    }
+                }
+                "type" => prop_assert!(value.is_string()),
+                "nullable" | "required" | "format" | "description" | "enum" => {}
+                other => prop_assert!(false, "{}", other),
+            }
+        }
+        Ok(())
+    }
+
+    fn arbitrary_schema() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!(true)),
+            Just(json!({})),
+            Just(json!({"type": ["null", "integer"]})),
+            Just(json!({"type": 7, "enum": "x", "required": {}})),
+            Just(json!({"$ref": "#"})),
+            Just(json!({"const": null, "pattern": 1})),
+        ];
+        leaf.prop_recursive(4, 24, 3, |inner| {
+            let key = prop::sample::select(vec![
+                "anyOf",
+                "oneOf",
+                "allOf",
+                "items",
+                "properties",
+                "not",
+                "x",
+                "additionalProperties",
+            ]);
+            (key, proptest::collection::vec(inner, 0..3)).prop_map(|(key, inner)| match key {
+                "anyOf" | "oneOf" | "allOf" => json!({ key: inner }),
+                "properties" => json!({ key: {"a": inner.first(), "b": inner.last()} }),
+                _ => json!({ key: inner.first() }),
+            })
+        })
+    }
+}

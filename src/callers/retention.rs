@@ -1,0 +1,26 @@
+//! The bound on what one answer makes us hold.
+
+use super::Failure;
+
+/// Counts the bytes held for an answer.
+#[derive(Debug)]
+pub(super) struct Retention {
+    held: usize,
+    limit: usize,
+}
+
+impl Retention {
+    pub fn new(limit: usize) -> Self {
+        Self { held: 0, limit }
+    }
+
+    /// Takes `bytes` more into account.
+    pub fn add(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.held += bytes;
+        if self.held > self.limit {
+            let message = format!("the answer is longer than {} bytes", self.limit);
+            return Err(Failure::answer("answer_too_long", message));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! Events that may interleave → pieces of one item at a time.
+//!
+//! A Responses stream has one item open at once, and a client may run a tool as soon as the call's
+//! item is done. So the first call streams, and whatever comes for others waits until it has ended.
+
+use std::collections::VecDeque;
+
+use crate::model::{CallKey, ReasoningState};
+
+/// A piece of the item that is open, or the begin or end of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Text(String),
+    Reasoning(String),
+    State(ReasoningState),
+    CallStart { call_id: String, name: String },
+    CallDelta(String),
+    CallEnd,
+}
+
+/// Puts pieces into order.
+#[derive(Debug, Default)]
+pub(super) struct Sequencer {
+    open: Option<CallKey>,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Text(String),
+    Reasoning(String),
+    State(ReasoningState),
+    Call { call: CallKey, call_id: String, name: String, arguments: String, ended: bool },
+}
+
+impl Sequencer {
+    pub fn text(&mut self, delta: String, out: &mut Vec<Piece>) {
+        if self.open.is_none() {
+            return out.push(Piece::Text(delta));
+        }
+        match self.waiting.back_mut() {
+            Some(Waiting::Text(text)) => text.push_str(&delta),
+            _ => self.waiting.push_back(Waiting::Text(delta)),
+        }
+    }
+
+    pub fn reasoning(&mut self, delta: String, out: &mut Vec<Piece>) {
+        if self.open.is_none() {
+            return out.push(Piece::Reasoning(delta));
+        }
+        match self.waiting.back_mut() {
+            Some(Waiting::Reasoning(text)) => text.push_str(&delta),
+            _ => self.waiting.push_back(Waiting::Reasoning(delta)),
+        }
+    }
+
+    pub fn state(&mut self, state: ReasoningState, out: &mut Vec<Piece>) {
+        if self.open.is_none() {
+            return out.push(Piece::State(state));
+        }
+        self.waiting.push_back(Waiting::State(state));
+    }
+
+    pub fn call_started(
+        &mut self,
+        call: CallKey,
+        call_id: String,
+        name: String,
+        out: &mut Vec<Piece>,
+    ) {
+        if self.open.is_none() {
+            self.open = Some(call);
+            return out.push(Piece::CallStart { call_id, name });
+        }
+        let arguments = String::new();
+        self.waiting.push_back(Waiting::Call { call, call_id, name, arguments, ended: false });
+    }
+
+    pub fn call_delta(&mut self, call: CallKey, delta: String, out: &mut Vec<Piece>) {
+        if self.open == Some(call) {
+            return out.push(Piece::CallDelta(delta));
+        }
+        if let Some((arguments, _)) = self.waiting_call(call) {
+            arguments.push_str(&delta);
+        }
+    }
+
+    pub fn call_ended(&mut self, call: CallKey, out: &mut Vec<Piece>) {
+        if self.open != Some(call) {
+            if let Some((_, ended)) = self.waiting_call(call) {
+                *ended = true;
+            }
+            return;
+        }
+        self.open = None;
+        out.push(Piece::CallEnd);
+        self.release(out);
+    }
+
+    /// Whether a call has begun and not ended.
+    pub fn has_open_call(&self) -> bool {
+        self.open.is_some()
+    }
+
+    fn waiting_call(&mut self, wanted: CallKey) -> Option<(&mut String, &mut bool)> {
+        self.waiting.iter_mut().find_map(|waiting| match waiting {
+            Waiting::Call { call, arguments, ended, .. } if *call == wanted => {
+                Some((arguments, ended))
+            }
+            _ => None,
+        })
+    }
+
+    fn release(&mut self, out: &mut Vec<Piece>) {
+        while self.open.is_none()
+            && let Some(next) = self.waiting.pop_front()
+        {
+            match next {
+                Waiting::Text(text) => out.push(Piece::Text(text)),
+                Waiting::Reasoning(text) => out.push(Piece::Reasoning(text)),
+                Waiting::State(state) => out.push(Piece::State(state)),
+                Waiting::Call { call, call_id, name, arguments, ended } => {
+                    out.push(Piece::CallStart { call_id, name });
+                    if !arguments.is_empty() {
+                        out.push(Piece::CallDelta(arguments));
+                    }
+                    if ended {
+                        out.push(Piece::CallEnd);
+                    } else {
+                        self.open = Some(call);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaved_calls_come_out_one_after_the_other() {
+        let (mut sequencer, mut out) = (Sequencer::default(), Vec::new());
+        sequencer.text("a".into(), &mut out);
+        sequencer.call_started(0, "c0".into(), "f".into(), &mut out);
+        sequencer.call_started(1, "c1".into(), "g".into(), &mut out);
+        sequencer.call_delta(1, "{\"g\":".into(), &mut out);
+        sequencer.call_delta(0, "{}".into(), &mut out);
+        sequencer.text("b".into(), &mut out);
+        sequencer.call_delta(1, "1}".into(), &mut out);
+        sequencer.call_ended(1, &mut out);
+        sequencer.call_ended(0, &mut out);
+        sequencer.call_delta(7, "for a call that never was".into(), &mut out);
+        let start =
+            |id: &str, name: &str| Piece::CallStart { call_id: id.into(), name: name.into() };
+        assert_eq!(
+            out,
+            [
+                Piece::Text("a".into()),
+                start("c0", "f"),
+                Piece::CallDelta("{}".into()),
+                Piece::CallEnd,
+                start("c1", "g"),
+                Piece::CallDelta("{\"g\":1}".into()),
+                Piece::CallEnd,
+                Piece::Text("b".into()),
+            ]
+        );
+        assert!(!sequencer.has_open_call());
+    }
+}

@@ -1,0 +1,225 @@
+//! The calls: `POST /v1/responses`, `/v1/chat/completions` and `/v1/messages`. One path for all of
+//! them; the protocol decides how a body is read and an answer written.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError as _,
+    http::header::{HeaderName, HeaderValue},
+    web::{Data, Payload},
+};
+use bytes::{Bytes, BytesMut};
+
+use super::{body, failure::HttpFailure, gateway::Gateway, record::CallRecord, stream::AnswerBody};
+use crate::{
+    callers::{Call, Delivery, Emit, EmitterSettings, Protocol},
+    error::GatewayError,
+    model::Ids,
+    turn::{Answer, Turn, compaction},
+};
+
+/// `POST /v1/responses`.
+/// Source: platform.openai.com/docs/api-reference/responses.
+pub async fn responses(
+    request: HttpRequest,
+    payload: Payload,
+    gateway: Data<Gateway>,
+) -> HttpResponse {
+    run(Protocol::Responses, &request, payload, &gateway).await
+}
+
+/// `POST /v1/chat/completions`.
+/// Source: platform.openai.com/docs/api-reference/chat.
+pub async fn chat_completions(
+    request: HttpRequest,
+    payload: Payload,
+    gateway: Data<Gateway>,
+) -> HttpResponse {
+    run(Protocol::ChatCompletions, &request, payload, &gateway).await
+}
+
+/// `POST /v1/messages`.
+/// Source: docs.anthropic.com/en/api/messages.
+pub async fn messages(
+    request: HttpRequest,
+    payload: Payload,
+    gateway: Data<Gateway>,
+) -> HttpResponse {
+    run(Protocol::Messages, &request, payload, &gateway).await
+}
+
+/// Runs one call. What goes wrong before the answer begins is an HTTP status and the protocol's
+/// error object; after that, the protocol's failure in the stream.
+async fn run(
+    protocol: Protocol,
+    request: &HttpRequest,
+    mut payload: Payload,
+    gateway: &Gateway,
+) -> HttpResponse {
+    let mut record = gateway.record(protocol.label());
+    let turn = gateway.begin(request);
+    let begun = async {
+        let body = read(request, &mut payload, &turn, gateway).await?;
+        begin(protocol.parse(body)?, &turn, &mut record).await
+    };
+    let delivered = match begun.await {
+        Ok((call, answer)) => deliver(protocol, call, answer, &turn, gateway, record),
+        Err(error) => {
+            record.failed(&error);
+            Err(error)
+        }
+    };
+    delivered.unwrap_or_else(|error| {
+        let mut response = HttpFailure::new(error, protocol).error_response();
+        let generation = HeaderValue::from(turn.snapshot.generation);
+        response.headers_mut().insert(GENERATION, generation);
+        response
+    })
+}
+
+/// Reads a call's body, unless we are on the way out.
+///
+/// # Errors
+///
+/// When we are, or the body cannot be taken in.
+pub(super) async fn read(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    turn: &Turn,
+    gateway: &Gateway,
+) -> Result<Bytes, GatewayError> {
+    if gateway.shared.lifecycle.is_draining() {
+        return Err(GatewayError::ShuttingDown);
+    }
+    let limit = turn.snapshot.config.limits.max_body;
+    Ok(body::read(request, payload, limit).await?)
+}
+
+/// Routes a call and waits for the beginning of its answer.
+///
+/// # Errors
+///
+/// When there is no route or no answer.
+pub(super) async fn begin(
+    mut call: Call,
+    turn: &Turn,
+    record: &mut CallRecord,
+) -> Result<(Call, Answer), GatewayError> {
+    let route = turn.route(&call.model)?;
+    record.routed(&route, call.prompt.stream, &turn.snapshot);
+    if call.prompt.compaction {
+        if turn.compacts_natively(&route) {
+            call.prompt.compaction = false;
+        } else {
+            compaction::summarise(&mut call.prompt);
+        }
+    }
+    let hold = turn.snapshot.config.limits.keepalive_interval;
+    let answer = turn.start(&call.prompt, &route, hold).await?;
+    record.answered(answer.attempts);
+    record.lost(&answer.losses);
+    Ok((call, answer))
+}
+
+/// The writer of an answer.
+pub(super) fn emitter(
+    protocol: Protocol,
+    call: Call,
+    answer: &Answer,
+    turn: &Turn,
+) -> Box<dyn Emit> {
+    let settings = EmitterSettings {
+        delivery: if call.prompt.stream { Delivery::Stream } else { Delivery::Whole },
+        model: call.model,
+        created_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        show_reasoning: call.prompt.reasoning.show,
+        relay: answer.relays,
+        tools: call.prompt.tools,
+        max_retained: turn.snapshot.config.limits.max_retained,
+        sealer: answer.sealer.clone(),
+        include_usage: call.include_usage,
+        compaction: call.prompt.compaction,
+    };
+    protocol.emitter(settings, Ids::new(rand::random()))
+}
+
+/// Names the config that an answer ran on.
+const GENERATION: HeaderName = HeaderName::from_static("x-ocx-config-generation");
+
+fn deliver(
+    protocol: Protocol,
+    call: Call,
+    answer: Answer,
+    turn: &Turn,
+    gateway: &Gateway,
+    mut record: CallRecord,
+) -> Result<HttpResponse, GatewayError> {
+    let stream = call.prompt.stream;
+    let emitter = emitter(protocol, call, &answer, turn);
+    let mut response = head(&answer, turn, &record, emitter.id());
+    if !stream {
+        let document = document(answer, emitter, &mut record)?;
+        return Ok(response.content_type("application/json").body(document));
+    }
+    record.streaming();
+    response.insert_header(("x-accel-buffering", "no"));
+    let lifecycle = Arc::clone(&gateway.shared.lifecycle);
+    let limits = &turn.snapshot.config.limits;
+    let body = AnswerBody::new(answer, emitter, limits, lifecycle, record);
+    Ok(response.content_type("text/event-stream").body(body))
+}
+
+/// The headers of an answer: what a person needs to find out what happened to a call.
+pub(super) fn head(
+    answer: &Answer,
+    turn: &Turn,
+    record: &CallRecord,
+    id: &str,
+) -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header(("x-request-id", id))
+        .insert_header((GENERATION, HeaderValue::from(turn.snapshot.generation)))
+        .insert_header(("cache-control", "no-cache"));
+    if record.losses().iter().next().is_some() {
+        response.insert_header(("x-ocx-losses", record.losses().to_string()));
+    }
+    if answer.attempts > 1 {
+        response.insert_header(("x-ocx-attempts", answer.attempts.to_string()));
+    }
+    if answer.relays {
+        for (name, value) in &answer.exchange.head().relayed {
+            response.insert_header((name.as_str(), value.as_str()));
+        }
+    }
+    response
+}
+
+/// All events of an answer as one document.
+///
+/// # Errors
+///
+/// When they cannot be given on.
+pub(super) fn document(
+    answer: Answer,
+    mut emitter: Box<dyn Emit>,
+    record: &mut CallRecord,
+) -> Result<Bytes, GatewayError> {
+    let mut out = BytesMut::new();
+    record.token();
+    for event in answer.events {
+        if let Err(failure) = emitter.push(event, &mut out) {
+            record.untranslatable(&failure);
+            return Err(GatewayError::Answer(failure));
+        }
+    }
+    let Some(terminal) = emitter.terminal() else {
+        return Err(GatewayError::Internal);
+    };
+    record.lost(&emitter.losses());
+    record.ended(terminal, emitter.usage());
+    Ok(emitter.into_document())
+}
