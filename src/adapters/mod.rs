@@ -126,6 +126,11 @@ pub trait Adapter: Send + Sync + 'static {
         models::parse(body)
     }
 
+    /// Builds the request that has a conversation compacted, if the protocol has one.
+    fn compact(&self, _: &Prompt, _: &Target<'_>) -> Option<Result<WireRequest, EncodeError>> {
+        None
+    }
+
     /// Builds the request that counts a prompt's tokens, if the protocol has one.
     fn count_tokens(&self, _: &Prompt, _: &Target<'_>) -> Option<Result<WireRequest, EncodeError>> {
         None

@@ -51,6 +51,7 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
         default_provider,
         providers,
         disabled_models: file.disabled_models.iter().flatten().cloned().collect(),
+        websockets: file.websockets.unwrap_or(false),
         watch: file.watch.unwrap_or_default(),
     };
     let models: usize = config.providers.values().map(|provider| provider.models.len()).sum();

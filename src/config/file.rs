@@ -90,6 +90,10 @@ pub struct ConfigFile {
     /// Largest request body, after decompression, in bytes. Default 268435456.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body_bytes: Option<u64>,
+    /// Serve the Responses API over WebSocket too. Default false: upgrades are answered with 426, and
+    /// Codex goes on over HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub websockets: Option<bool>,
     /// `auto` (default) watches the config file and looks at it every two seconds besides; `poll`
     /// only looks. Takes effect at the next start.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -35,6 +35,8 @@ pub struct Config {
     pub default_provider: Option<ProviderId>,
     /// `provider/model` names that lists leave out.
     pub disabled_models: HashSet<String>,
+    /// Whether the Responses API is served over WebSocket too.
+    pub websockets: bool,
     /// How changes of the file are noticed. Cannot change while we run.
     pub watch: WatchMode,
 }

@@ -10,7 +10,7 @@ use actix_rt::time::Instant;
 
 use crate::{
     actors::{Lease, LeaseOutcome},
-    adapters::{Adapter, DecodeError, Decoder, Expect, ResponseHead, Step, WireRequest},
+    adapters::{Adapter, DecodeError, Decoder, Expect, ResponseHead, Step, WireRequest, adapter},
     config::Timeouts,
     credentials::{Credential, blot_out},
     error::{ErrorClass, GatewayError},
@@ -86,6 +86,33 @@ pub async fn open(
         received: 0,
         over: false,
     })
+}
+
+/// Sends a request and reads the whole of its answer, at most `limit` bytes, within `timeout`.
+///
+/// # Errors
+///
+/// When there is no answer, it is a refusal, or it is too long.
+pub async fn fetch(
+    upstream: &Upstream,
+    lease: &Lease,
+    request: WireRequest,
+    timeout: Duration,
+    limit: usize,
+) -> Result<Vec<u8>, GatewayError> {
+    let fail = |error| failed(lease, error);
+    let exchange = async {
+        let mut response = upstream.open(request, timeout).await.map_err(fail)?;
+        if !response.head.is_success() {
+            let body = response.body.read_error().await;
+            let failure = adapter(lease.spec.adapter).refusal(&response.head, &body);
+            return Err(refuse(lease, &response.head, failure));
+        }
+        response.body.read_all(limit).await.map_err(fail)
+    };
+    actix_rt::time::timeout(timeout, exchange)
+        .await
+        .unwrap_or_else(|_| Err(fail(UpstreamError::Timeout(Phase::Stall))))
 }
 
 fn status_label(status: u16) -> &'static str {
@@ -220,7 +247,8 @@ fn redacted(lease: &Lease, mut failure: UpstreamFailure) -> UpstreamFailure {
     failure
 }
 
-fn broken(lease: &Lease, error: DecodeError) -> GatewayError {
+/// An exchange whose answer is not what its protocol says.
+pub fn broken(lease: &Lease, error: DecodeError) -> GatewayError {
     let provider = lease.spec.id.to_string();
     match error {
         DecodeError::Upstream(failure) => {

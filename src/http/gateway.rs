@@ -98,12 +98,22 @@ impl Shared {
 impl Gateway {
     /// Begins a call: pins one snapshot, and takes the caller's own login off the request.
     pub fn begin(&self, request: &HttpRequest) -> Turn {
+        self.turn(self.caller(request))
+    }
+
+    /// The caller's own login, without what is ours.
+    pub fn caller(&self, request: &HttpRequest) -> CallerAuth {
         let snapshot = self.shared.cell.load_full();
         let policy = self.shared.policy(&snapshot);
-        let caller = CallerAuth::pick(
+        CallerAuth::pick(
             |name| request.headers().get(name).and_then(|value| value.to_str().ok()),
             |value| policy.is_ours(value),
-        );
+        )
+    }
+
+    /// Begins a turn of a caller; it pins one snapshot.
+    pub fn turn(&self, caller: CallerAuth) -> Turn {
+        let snapshot = self.shared.cell.load_full();
         Turn {
             caller,
             cell: Arc::clone(&self.shared.cell),
@@ -135,6 +145,9 @@ pub(super) fn facts(request: &HttpRequest) -> Facts<'_> {
         fetch_site: text("sec-fetch-site"),
         content_type: text("content-type"),
         query: request.query_string(),
-        key: text("x-opencodex-api-key").or_else(|| bearer_token(text("authorization")?)),
+        // Anthropic's clients send the second, all others the third.
+        key: text("x-opencodex-api-key")
+            .or_else(|| text("x-api-key"))
+            .or_else(|| bearer_token(text("authorization")?)),
     }
 }

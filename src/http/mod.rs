@@ -3,6 +3,8 @@
 mod access;
 mod body;
 mod calls;
+mod compact;
+mod count_tokens;
 mod failure;
 mod gateway;
 mod health;
@@ -13,6 +15,7 @@ mod routes;
 mod server;
 mod status_page;
 mod stream;
+mod websocket;
 
 pub use access::{AuthClass, Policy};
 pub use gateway::{Lifecycle, Shared};

@@ -17,13 +17,12 @@ use super::{
 };
 use crate::{
     actors::Snapshot,
-    adapters::{DecodeError, ModelInfo, WireRequest, adapter},
+    adapters::{DecodeError, ModelInfo, WireRequest},
     codex::catalog::{self, RoutedModel},
     error::GatewayError,
     exchange,
     registry::AuthMode,
     turn::Turn,
-    upstream::{Phase, UpstreamError},
 };
 
 /// How long ChatGPT's own catalogue may take, and how large it may be in bytes.
@@ -167,23 +166,9 @@ async fn native(turn: &Turn, version: &str) -> Result<Vec<Box<RawValue>>, Gatewa
     let mut request = WireRequest::get(url);
     request.set_static(&lease.spec.headers);
     request.set_bearer(&lease.credential);
-    let failed = |error| exchange::failed(&lease, error);
-    let exchange = async {
-        let mut response = turn.upstream.open(request, NATIVE_TIMEOUT).await.map_err(failed)?;
-        if !response.head.is_success() {
-            let body = response.body.read_error().await;
-            let failure = adapter(lease.spec.adapter).refusal(&response.head, &body);
-            return Err(exchange::refuse(&lease, &response.head, failure));
-        }
-        response.body.read_all(MAX_NATIVE).await.map_err(failed)
-    };
-    let body = actix_rt::time::timeout(NATIVE_TIMEOUT, exchange)
-        .await
-        .unwrap_or_else(|_| Err(failed(UpstreamError::Timeout(Phase::Stall))))?;
+    let body = exchange::fetch(&turn.upstream, &lease, request, NATIVE_TIMEOUT, MAX_NATIVE).await?;
     let catalogue: Catalogue = serde_json::from_slice(&body).map_err(|_| {
-        let reason = "no catalogue of models".to_owned();
-        let error = DecodeError::Malformed(reason);
-        GatewayError::Decode { provider: lease.spec.id.to_string(), error }
+        exchange::broken(&lease, DecodeError::Malformed("no catalogue of models".to_owned()))
     })?;
     Ok(catalogue.models)
 }

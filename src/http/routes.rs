@@ -1,10 +1,10 @@
 //! The one table of routes. A route cannot be registered without an auth class, and the guard that
 //! enforces it decides on the matched route, not on a path that it reads for itself.
 
-use std::panic::AssertUnwindSafe;
+use std::{collections::HashSet, panic::AssertUnwindSafe};
 
 use actix_web::{
-    Error, HttpResponse, Resource,
+    Error, HttpResponse, Route,
     body::BoxBody,
     dev::{ServiceRequest, ServiceResponse},
     http::{Method, StatusCode, header},
@@ -15,10 +15,10 @@ use futures_util::FutureExt as _;
 
 use super::{
     access::{AuthClass, Rejection},
-    calls,
+    calls, compact, count_tokens,
     failure::{HttpFailure, plain},
     gateway::{Gateway, facts},
-    health, manage, models, status_page,
+    health, manage, models, status_page, websocket,
 };
 use crate::error::GatewayError;
 
@@ -39,6 +39,9 @@ enum Endpoint {
     Responses,
     ChatCompletions,
     Messages,
+    Compact,
+    CountTokens,
+    ResponsesSocket,
     ListModels,
     Health,
     Ready,
@@ -57,10 +60,13 @@ const fn rule(
 }
 
 /// Every route there is.
-pub const ROUTES: [RouteRule; 9] = [
+pub const ROUTES: [RouteRule; 12] = [
     rule("POST", "/v1/responses", AuthClass::Data, Endpoint::Responses),
+    rule("GET", "/v1/responses", AuthClass::Data, Endpoint::ResponsesSocket),
     rule("POST", "/v1/chat/completions", AuthClass::Data, Endpoint::ChatCompletions),
     rule("POST", "/v1/messages", AuthClass::Data, Endpoint::Messages),
+    rule("POST", "/v1/responses/compact", AuthClass::Data, Endpoint::Compact),
+    rule("POST", "/v1/messages/count_tokens", AuthClass::Data, Endpoint::CountTokens),
     rule("GET", "/v1/models", AuthClass::Data, Endpoint::ListModels),
     rule("GET", "/healthz", AuthClass::Public, Endpoint::Health),
     rule("GET", "/readyz", AuthClass::Public, Endpoint::Ready),
@@ -71,36 +77,44 @@ pub const ROUTES: [RouteRule; 9] = [
 
 /// Registers the table, and a guarded answer for everything else.
 pub(super) fn configure(app: &mut ServiceConfig) {
+    let mut registered = HashSet::new();
     for rule in ROUTES {
-        let resource = guarded(web::resource(rule.path), rule);
-        app.service(resource);
+        // A path is one resource, whatever its methods.
+        if registered.insert(rule.path) {
+            app.service(guarded(rule));
+        }
     }
     let nowhere = web::resource("/{path:.*}").to(unknown);
     app.service(nowhere.wrap(from_fn(|request, next| guard(AuthClass::Public, request, next))));
 }
 
-fn guarded(
-    resource: Resource,
-    rule: RouteRule,
-) -> impl actix_web::dev::HttpServiceFactory + 'static {
+fn guarded(rule: RouteRule) -> impl actix_web::dev::HttpServiceFactory + 'static {
+    let of_path = ROUTES.into_iter().filter(|other| other.path == rule.path);
+    let resource =
+        of_path.fold(web::resource(rule.path), |resource, rule| resource.route(route(rule)));
+    let class = rule.class;
+    resource
+        .default_service(web::to(wrong_method))
+        .wrap(from_fn(move |request, next| guard(class, request, next)))
+}
+
+fn route(rule: RouteRule) -> Route {
     let method = Method::from_bytes(rule.method.as_bytes()).unwrap_or(Method::GET);
     let route = web::route().method(method);
-    let route = match rule.endpoint {
+    match rule.endpoint {
         Endpoint::Responses => route.to(calls::responses),
         Endpoint::ChatCompletions => route.to(calls::chat_completions),
         Endpoint::Messages => route.to(calls::messages),
+        Endpoint::Compact => route.to(compact::compact),
+        Endpoint::CountTokens => route.to(count_tokens::count_tokens),
+        Endpoint::ResponsesSocket => route.to(websocket::open),
         Endpoint::ListModels => route.to(models::list),
         Endpoint::Health => route.to(health::healthz),
         Endpoint::Ready => route.to(health::readyz),
         Endpoint::Metrics => route.to(health::metrics),
         Endpoint::Reload => route.to(manage::reload),
         Endpoint::StatusPage => route.to(status_page::show),
-    };
-    let class = rule.class;
-    resource
-        .route(route)
-        .default_service(web::to(wrong_method))
-        .wrap(from_fn(move |request, next| guard(class, request, next)))
+    }
 }
 
 /// Lets a request in or turns it away, and answers for a handler that panics.
@@ -169,14 +183,7 @@ async fn unknown(request: actix_web::HttpRequest) -> HttpResponse {
     plain(StatusCode::NOT_FOUND, "not_found", &message)
 }
 
-/// An upgrade to WebSocket, which we do not serve, is answered with the one status that makes Codex
-/// go on over HTTP at once; any other costs it five visible retries.
-async fn wrong_method(request: actix_web::HttpRequest) -> HttpResponse {
-    let upgrade = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
-    if upgrade.is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
-        let message = "WebSocket is not served here; use HTTP";
-        return plain(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message);
-    }
+pub(super) async fn wrong_method(request: actix_web::HttpRequest) -> HttpResponse {
     let message = format!("{} is not allowed on {}", request.method(), request.path());
     plain(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message)
 }
@@ -184,6 +191,15 @@ async fn wrong_method(request: actix_web::HttpRequest) -> HttpResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_methods_of_a_path_demand_the_same() {
+        for rule in ROUTES {
+            let alike = ROUTES.iter().filter(|other| other.path == rule.path);
+            assert!(alike.clone().all(|other| other.class == rule.class), "{}", rule.path);
+            assert_eq!(alike.filter(|other| other.method == rule.method).count(), 1);
+        }
+    }
 
     #[actix::test]
     async fn x09_a_handler_that_panics_answers_500_in_json() {

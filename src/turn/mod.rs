@@ -7,8 +7,9 @@ use actix_rt::time::{Instant, sleep, timeout};
 pub mod compaction;
 
 use crate::{
-    actors::{DispatchError, Snapshot, SnapshotCell},
-    adapters::{Expect, Target, adapter},
+    actors::{DispatchError, Lease, Snapshot, SnapshotCell},
+    adapters::{Adapter, DecodeError, EncodeError, Expect, Target, WireRequest, adapter},
+    config::ProviderSpec,
     credentials::{CallerAuth, CapsuleKey, Sealer},
     error::GatewayError,
     exchange::{self, Exchange, retry},
@@ -104,39 +105,63 @@ impl Turn {
         }
     }
 
+    async fn lease(&self, route: &Route) -> Result<Lease, GatewayError> {
+        let failed = || DispatchError::Failed(route.provider.to_string());
+        let provider = self.snapshot.provider(&route.provider).ok_or_else(failed)?;
+        match provider.dispatch(self.caller.clone()).await {
+            // The actor is gone: perhaps a newer generation has another.
+            Err(DispatchError::Failed(_)) => {
+                let newest = self.cell.load_full();
+                let provider = newest.provider(&route.provider).ok_or_else(failed)?;
+                Ok(provider.dispatch(self.caller.clone()).await?)
+            }
+            lease => Ok(lease?),
+        }
+    }
+
+    /// Sends one request that the provider's protocol has beside calls, and reads its whole answer;
+    /// nothing if the protocol has no such request.
+    ///
+    /// # Errors
+    ///
+    /// When the provider does not lend, or there is no good answer.
+    pub async fn fetch<T>(
+        &self,
+        route: &Route,
+        build: impl FnOnce(&dyn Adapter, &Target<'_>) -> Option<Result<WireRequest, EncodeError>>,
+        read: impl FnOnce(&dyn Adapter, Vec<u8>) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, GatewayError> {
+        let lease = self.lease(route).await?;
+        let adapter = adapter(lease.spec.adapter);
+        let sealer = self.sealer(&lease.spec);
+        let Some(request) = build(adapter, &target(&lease, route, &sealer)) else {
+            return Ok(None);
+        };
+        let limits = &self.snapshot.config.limits;
+        let (timeout, limit) = (limits.timeouts.whole, limits.max_retained);
+        let body = exchange::fetch(&self.upstream, &lease, request?, timeout, limit).await?;
+        read(adapter, body).map(Some).map_err(|error| exchange::broken(&lease, error))
+    }
+
+    fn sealer(&self, spec: &ProviderSpec) -> Sealer {
+        self.capsules.sealer(spec.adapter.name(), &spec.base_url)
+    }
+
     async fn attempt(
         &self,
         prompt: &Prompt,
         route: &Route,
         hold: Duration,
     ) -> Result<Answer, GatewayError> {
-        let failed = || DispatchError::Failed(route.provider.to_string());
-        let provider = self.snapshot.provider(&route.provider).ok_or_else(failed)?;
-        let lease = match provider.dispatch(self.caller.clone()).await {
-            // The actor is gone: perhaps a newer generation has another.
-            Err(DispatchError::Failed(_)) => {
-                let newest = self.cell.load_full();
-                let provider = newest.provider(&route.provider).ok_or_else(failed)?;
-                provider.dispatch(self.caller.clone()).await?
-            }
-            lease => lease?,
-        };
+        let lease = self.lease(route).await?;
         let spec = Arc::clone(&lease.spec);
         let adapter = adapter(spec.adapter);
         let relays = adapter.relays() && prompt.raw.is_some();
         if prompt.previous_response_id.is_some() && !relays {
             return Err(GatewayError::NoHistory);
         }
-        let sealer = self.capsules.sealer(spec.adapter.name(), &spec.base_url);
-        let target = Target {
-            model: route.model.as_str(),
-            base_url: &spec.base_url,
-            quirks: &spec.quirks,
-            headers: &spec.headers,
-            credential: &lease.credential,
-            sealer: Some(&sealer),
-        };
-        let encoded = adapter.encode(prompt, &target)?;
+        let sealer = self.sealer(&spec);
+        let encoded = adapter.encode(prompt, &target(&lease, route, &sealer))?;
         let mut losses = encoded.losses;
         // A relay passes on what a translation would have lost.
         if !relays {
@@ -179,6 +204,17 @@ impl Turn {
             exchange.collect(&mut events, limit).await?;
         }
         Ok(Answer { exchange, events, error, losses, sealer, attempts: 1, relays })
+    }
+}
+
+fn target<'a>(lease: &'a Lease, route: &'a Route, sealer: &'a Sealer) -> Target<'a> {
+    Target {
+        model: route.model.as_str(),
+        base_url: &lease.spec.base_url,
+        quirks: &lease.spec.quirks,
+        headers: &lease.spec.headers,
+        credential: &lease.credential,
+        sealer: Some(sealer),
     }
 }
 

@@ -8,6 +8,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adapters;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -98,6 +100,10 @@ struct Bench {
     ocx: Ocx,
     upstream: Upstream,
     violations: Arc<Mutex<Vec<String>>>,
+    /// The model that Codex asks for.
+    model: String,
+    /// The name of the provider in Codex's config; `OpenAI` makes Codex behave in its own ways.
+    provider_name: &'static str,
 }
 
 /// What a run of `codex exec --json` printed and left.
@@ -132,22 +138,28 @@ impl Bench {
             )
         });
         let ocx = Ocx::serve(&dir, &config(&upstream));
-        let bench = Self { dir, ocx, upstream, violations };
+        let model = "chat/test".to_owned();
+        let bench = Self { dir, ocx, upstream, violations, model, provider_name: "ocx" };
         bench.set_up_codex("");
         bench
     }
 
     /// Points Codex at ocx: the three lines of the README, and the catalogue that ocx serves.
     fn set_up_codex(&self, more: &str) {
+        self.set_up_codex_with("", "", more);
+    }
+
+    /// As [`set_up_codex`](Self::set_up_codex), with lines at the top and for the provider.
+    fn set_up_codex_with(&self, first: &str, provider: &str, more: &str) {
         fs::create_dir_all(self.dir.join("codex")).unwrap();
         fs::create_dir_all(self.dir.join("work")).unwrap();
         let catalog = self.dir.join("catalog.json");
         fs::write(&catalog, self.ocx.get("/v1/models?client_version=0.169.0")).unwrap();
         let config = format!(
-            "model = \"chat/test\"\nmodel_provider = \"ocx\"\nmodel_catalog_json = {catalog:?}\n\
-             [model_providers.ocx]\nname = \"ocx\"\nbase_url = \"http://{}/v1\"\nwire_api = \"responses\"\n\
-             [features]\nplugins = false\n{more}",
-            self.ocx.address
+            "model = {:?}\nmodel_provider = \"ocx\"\nmodel_catalog_json = {catalog:?}\n{first}\n\
+             [model_providers.ocx]\nname = {:?}\nbase_url = \"http://{}/v1\"\nwire_api = \"responses\"\n\
+             {provider}\n[features]\nplugins = false\n{more}",
+            self.model, self.provider_name, self.ocx.address
         );
         fs::write(self.dir.join("codex/config.toml"), config).unwrap();
     }

@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 pub mod chat_rules;
+pub mod google_rules;
+pub mod messages_rules;
+pub mod scripted;
 pub mod transcripts;
 pub mod upstream;
 

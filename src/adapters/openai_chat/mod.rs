@@ -27,7 +27,8 @@ impl Adapter for OpenAiChat {
     }
 
     fn decoder(&self, head: &ResponseHead, expect: Expect) -> Box<dyn Decoder> {
-        frames::decoder(head, expect, stream::ChatStream::new(expect.eof_tolerant))
+        let chat = stream::ChatStream::new(expect.eof_tolerant, expect.keeps_reasoning);
+        frames::decoder(head, expect, chat)
     }
 
     fn relays(&self) -> bool {

@@ -11,7 +11,7 @@ use super::super::{
     refusal,
 };
 use crate::{
-    model::{CallKey, Event, FinishReason, Usage},
+    model::{CallKey, Event, FinishReason, ReasoningState, Usage},
     wire::{
         json::{Count, Obj, Str, TextOrList},
         sse::SseFrame,
@@ -129,12 +129,17 @@ const MAX_CALLS: usize = 256;
 /// Arguments that may come before the name of their call, in bytes.
 const MAX_EARLY: usize = 64 << 10;
 
+/// Reasoning that is kept for the next turn, in bytes.
+const MAX_KEPT: usize = 8 << 20;
+
 /// Reads one answer.
 pub(super) struct ChatStream {
     calls: Vec<CallState>,
     finish: Option<FinishReason>,
     said_something: bool,
     eof_tolerant: bool,
+    /// The reasoning in progress, where the model must get it back.
+    kept: Option<String>,
 }
 
 /// A tool call in progress; its place in the list is its key.
@@ -148,8 +153,11 @@ struct CallState {
 }
 
 impl ChatStream {
-    pub fn new(eof_tolerant: bool) -> Self {
-        Self { calls: Vec::new(), finish: None, said_something: false, eof_tolerant }
+    /// Reads leniently if the upstream is known to end without a word, and keeps the reasoning of
+    /// models that want it back.
+    pub fn new(eof_tolerant: bool, keeps_reasoning: bool) -> Self {
+        let kept = keeps_reasoning.then(String::new);
+        Self { calls: Vec::new(), finish: None, said_something: false, eof_tolerant, kept }
     }
 
     fn chunk(&mut self, data: &[u8], events: &mut Vec<Event>) -> Result<(), DecodeError> {
@@ -190,6 +198,12 @@ impl ChatStream {
         let reasoning = delta.reasoning_content.non_empty().or(delta.reasoning.non_empty());
         if let Some(text) = reasoning {
             self.said_something = true;
+            if let Some(kept) = &mut self.kept {
+                if kept.len() + text.len() > MAX_KEPT {
+                    return Err(DecodeError::Malformed("endless reasoning".to_owned()));
+                }
+                kept.push_str(text);
+            }
             events.push(Event::ReasoningDelta(text.to_owned()));
         }
         match &delta.content {
@@ -211,11 +225,23 @@ impl ChatStream {
     fn text(&mut self, text: &str, events: &mut Vec<Event>) {
         if !text.is_empty() {
             self.said_something = true;
+            self.settle_reasoning(events);
             events.push(Event::TextDelta(text.to_owned()));
         }
     }
 
+    /// Something else follows the reasoning, so it is complete.
+    fn settle_reasoning(&mut self, events: &mut Vec<Event>) {
+        if let Some(kept) = &mut self.kept
+            && !kept.is_empty()
+        {
+            let text = std::mem::take(kept);
+            events.push(Event::State(ReasoningState { text, ..ReasoningState::default() }));
+        }
+    }
+
     fn call(&mut self, delta: &CallDelta<'_>, events: &mut Vec<Event>) -> Result<(), DecodeError> {
+        self.settle_reasoning(events);
         let function = FunctionDelta::default();
         let function = delta.function.0.as_ref().unwrap_or(&function);
         let key = self.find_or_add(delta, function);
@@ -301,6 +327,7 @@ impl ChatStream {
     }
 
     fn done(&mut self, events: &mut Vec<Event>) -> Result<Step, DecodeError> {
+        self.settle_reasoning(events);
         self.end_calls(events)?;
         events.push(Event::Finished(self.finish.take().unwrap_or(FinishReason::Stop)));
         Ok(Step::Done)

@@ -5,7 +5,11 @@ use super::{
     Adapter, Decoder, EncodeError, Encoded, Expect, HeaderText, ResponseHead, Target, WireRequest,
     endpoint, frames,
 };
-use crate::{credentials::Credential, model::Prompt};
+use crate::{
+    credentials::Credential,
+    model::Prompt,
+    wire::json::{Edit, edit_object},
+};
 
 mod compose;
 pub(super) mod request;
@@ -42,6 +46,25 @@ impl Adapter for OpenAiResponses {
 
     fn relays(&self) -> bool {
         true
+    }
+
+    fn compact(
+        &self,
+        prompt: &Prompt,
+        target: &Target<'_>,
+    ) -> Option<Result<WireRequest, EncodeError>> {
+        if target.quirks.native_compaction != Some(true) {
+            return None;
+        }
+        Some(self.encode(prompt, target).and_then(|Encoded { mut request, .. }| {
+            request.url.push_str("/compact");
+            // It answers with a document, always.
+            let edits = [("stream", Edit::Remove), ("store", Edit::Remove)];
+            request.body = edit_object(&request.body, &edits)
+                .map_err(|error| EncodeError::Body(error.to_string()))?;
+            request.set("accept", HeaderText::Plain("application/json".into()));
+            Ok(request)
+        }))
     }
 
     fn list_models(&self, target: &Target<'_>) -> Option<WireRequest> {

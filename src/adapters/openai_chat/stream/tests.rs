@@ -4,7 +4,7 @@ use super::*;
 use crate::adapters::{Decoder as _, SseDecoder};
 
 fn stream(tolerant: bool, frames: &[Value]) -> (Vec<Event>, Result<(), DecodeError>) {
-    let mut decoder = SseDecoder::new(ChatStream::new(tolerant));
+    let mut decoder = SseDecoder::new(ChatStream::new(tolerant, false));
     let mut events = Vec::new();
     for frame in frames {
         let data = frame.as_str().map_or_else(|| frame.to_string(), str::to_owned);
@@ -182,7 +182,7 @@ fn a_document_gives_the_events_of_the_stream() {
         "finish_reason": "tool_calls"}], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "prompt_cache_hit_tokens": 1}});
     let read = |body: &[u8]| {
         let mut events = Vec::new();
-        let end = ChatStream::new(false).document(body, &mut events);
+        let end = ChatStream::new(false, false).document(body, &mut events);
         (events, end)
     };
     let (events, end) = read(body.to_string().as_bytes());
@@ -253,4 +253,32 @@ fn a_flood_of_calls_is_refused() {
     let early =
         vec![fragment(json!({"index": 0, "function": {"arguments": "x".repeat(1000)}})); 100];
     assert!(matches!(stream(false, &early).1, Err(DecodeError::Malformed(_))));
+}
+
+#[test]
+fn reasoning_that_the_model_wants_back_is_told_when_it_is_complete() {
+    let chunk = |delta: Value| format!("data: {}\n\n", json!({"choices": [{"delta": delta}]}));
+    let call = json!([{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}]);
+    let wire = [
+        chunk(json!({"reasoning_content": "a"})),
+        chunk(json!({"reasoning_content": "b", "content": ""})),
+        chunk(json!({"tool_calls": call})),
+        chunk(json!({"reasoning_content": "c"})),
+        "data: {\"choices\":[{\"finish_reason\":\"tool_calls\"}]}\n\ndata: [DONE]\n\n".to_owned(),
+    ]
+    .concat();
+    let states = |keeps| {
+        let mut decoder = SseDecoder::new(ChatStream::new(false, keeps));
+        let mut events = Vec::new();
+        decoder.push(wire.as_bytes(), &mut events).unwrap();
+        events
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::State(state) => Some(state.text),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(states(true), ["ab", "c"]);
+    assert!(states(false).is_empty());
 }

@@ -1,0 +1,127 @@
+//! `POST /v1/responses/compact`: the history that a conversation goes on with, shorter.
+//!
+//! A provider that compacts does it itself. For any other, its model writes a summary, and the answer
+//! is the recent messages of the user and that summary.
+
+use actix_web::{
+    HttpRequest, HttpResponse, ResponseError as _,
+    web::{Data, Payload},
+};
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{calls, failure::HttpFailure, gateway::Gateway, record::CallRecord};
+use crate::{
+    callers::{Call, Protocol, Terminal},
+    error::GatewayError,
+    model::{Event, FinishReason, Message, Part, Prompt},
+    turn::{Turn, compaction},
+    wire,
+};
+
+/// How much of what the user said is kept beside the summary, in bytes.
+const KEPT_USER_TEXT: usize = 80 << 10;
+
+/// Compacts a conversation.
+/// Source: platform.openai.com/docs/api-reference/responses/compact; what older Codex versions send.
+pub async fn compact(
+    request: HttpRequest,
+    mut payload: Payload,
+    gateway: Data<Gateway>,
+) -> HttpResponse {
+    let mut record = gateway.record("responses_compact");
+    let turn = gateway.begin(&request);
+    let run = async {
+        let body = calls::read(&request, &mut payload, &turn, &gateway).await?;
+        let call = Protocol::Responses.parse(body)?;
+        answer(call, &turn, &mut record).await
+    };
+    match run.await {
+        Ok(document) => HttpResponse::Ok().content_type("application/json").body(document),
+        Err(error) => {
+            record.failed(&error);
+            HttpFailure::new(error, Protocol::Responses).error_response()
+        }
+    }
+}
+
+async fn answer(
+    mut call: Call,
+    turn: &Turn,
+    record: &mut CallRecord,
+) -> Result<Bytes, GatewayError> {
+    let route = turn.route(&call.model)?;
+    call.prompt.stream = false;
+    call.prompt.compaction = false;
+    if turn.compacts_natively(&route) {
+        record.routed(&route, false, &turn.snapshot);
+        let prompt = &call.prompt;
+        let native = turn
+            .fetch(&route, |adapter, target| adapter.compact(prompt, target), |_, body| Ok(body))
+            .await?;
+        if let Some(document) = native {
+            record.answered(1);
+            record.ended(Terminal::Completed, None);
+            return Ok(document.into());
+        }
+    }
+    let kept = kept_messages(&call.prompt);
+    compaction::summarise(&mut call.prompt);
+    let (_, answer) = calls::begin(call, turn, record).await?;
+    let provider = route.provider.to_string();
+    let (mut summary, mut usage, mut finish) = (String::new(), None, None);
+    for event in answer.events {
+        match event {
+            Event::TextDelta(text) => summary.push_str(&text),
+            Event::Usage(counted) => usage = Some(counted),
+            Event::Finished(reason) => finish = Some(reason),
+            _ => {}
+        }
+    }
+    // An empty or cut summary would erase the session.
+    let reason = match finish {
+        Some(FinishReason::Stop) if !summary.trim().is_empty() => {
+            record.ended(Terminal::Completed, usage);
+            return Ok(document(kept, &summary));
+        }
+        Some(FinishReason::Stop) => "the model wrote nothing",
+        Some(FinishReason::Length) => "the token limit cut it",
+        _ => "the answer was stopped",
+    };
+    Err(GatewayError::NoSummary { provider, reason })
+}
+
+/// The newest texts of the user, oldest first, as many as fit.
+fn kept_messages(prompt: &Prompt) -> Vec<String> {
+    let mut room = KEPT_USER_TEXT;
+    let texts = prompt.messages.iter().rev().filter_map(|message| match message {
+        Message::User(parts) => Some(
+            parts
+                .iter()
+                .filter_map(|part| match part {
+                    Part::Text(text) => Some(text.as_str()),
+                    Part::Image(_) => None,
+                })
+                .collect::<Vec<_>>()
+                .join("\n"),
+        ),
+        _ => None,
+    });
+    let mut kept: Vec<String> = texts
+        .filter(|text| !text.is_empty())
+        .take_while(|text| {
+            let fits = text.len() <= room;
+            room = room.saturating_sub(text.len());
+            fits
+        })
+        .collect();
+    kept.reverse();
+    kept
+}
+
+fn document(kept: Vec<String>, summary: &str) -> Bytes {
+    let said = |text: &str| json!({"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]});
+    let mut output: Vec<_> = kept.iter().map(|text| said(text)).collect();
+    output.push(said(&wire::compaction::continued(summary)));
+    json!({ "output": output }).to_string().into()
+}
