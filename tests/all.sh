@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need (Debian or Ubuntu) and runs all of them: format, lints, tests with
-# the real Codex CLI, and documentation. Stops at the first failure. About ten minutes on two cores.
+# the real clients, and documentation. Stops at the first failure. About ten minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,16 +11,25 @@ say "what is needed"
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v npm >/dev/null || missing+=(nodejs npm)
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then
   as_root apt-get update -q
   as_root apt-get install -qy --no-install-recommends "${missing[@]}"
 fi
 command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }
-version=$(tr -d '[:space:]' < tests/codex/version.txt)
-codex=target/codex/node_modules/.bin/codex
-if ! { [ -x "$codex" ] && "$codex" --version | grep -q " $version\$"; }; then
-  mkdir -p target/codex
-  npm install --prefix target/codex --no-fund --no-audit --loglevel=error "@openai/codex@$version"
+clients=target/clients
+pinned() { tr -d '[:space:]' < "tests/clients/$1"; }
+has() { [ -x "$clients/node_modules/.bin/$1" ] && "$clients/node_modules/.bin/$1" --version | grep -qF "$2"; }
+codex=$(pinned codex-version.txt); claude=$(pinned claude-code-version.txt)
+if ! { has codex "$codex" && has claude "$claude"; }; then
+  mkdir -p "$clients"
+  npm install --prefix "$clients" --no-fund --no-audit --loglevel=error \
+    "@openai/codex@$codex" "@anthropic-ai/claude-code@$claude"
+fi
+if ! cmp -s tests/clients/requirements.txt "$clients/venv/installed"; then
+  python3 -m venv "$clients/venv"
+  "$clients/venv/bin/pip" install -q --disable-pip-version-check -r tests/clients/requirements.txt
+  cp tests/clients/requirements.txt "$clients/venv/installed"
 fi
 
 say "format";  cargo fmt --all --check

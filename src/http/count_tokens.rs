@@ -61,7 +61,12 @@ async fn count(
             |adapter, target| adapter.count_tokens(prompt, target),
             |adapter, body| adapter.parse_count(&body),
         )
-        .await?;
+        .await;
+    let counted = match counted {
+        // Many servers that speak the protocol count nothing.
+        Err(GatewayError::Refused { status: 404 | 405 | 501, .. }) => None,
+        counted => counted?,
+    };
     record.answered(1);
     record.ended(Terminal::Completed, Some(Default::default()));
     Ok(counted.map_or_else(|| (estimate(prompt), true), |tokens| (tokens, false)))

@@ -1,117 +1,51 @@
-//! The real Codex CLI against `ocx serve`, with a scripted upstream behind it that checks every
-//! request against the rules OpenAI publishes.
-//!
-//! `tests/all.sh` installs the pinned Codex; without it these tests fail, they are never skipped.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
-
-#[path = "../support/mod.rs"]
-mod support;
-
-mod adapters;
+//! The real Codex CLI. What these tests say of Chat Completions in detail, `adapters.rs` says of
+//! every protocol.
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
-use support::{
-    chat, chat_rules, scratch,
-    upstream::{Asked, Reply, Step, Upstream},
+
+use crate::{
+    installed, run,
+    support::{
+        chat, chat_rules,
+        ocx::Ocx,
+        scratch,
+        upstream::{Asked, Reply, Step, Upstream},
+    },
 };
 
 /// The version these tests are written against; `tests/all.sh` installs it.
-const CODEX_VERSION: &str = include_str!("version.txt");
-/// A Codex that hangs must not hang the build.
-const CODEX_TIMEOUT: Duration = Duration::from_secs(90);
+const CODEX_VERSION: &str = include_str!("codex-version.txt");
 
 fn codex_binary() -> PathBuf {
-    let path = std::env::var_os("OCX_TEST_CODEX").map(PathBuf::from).unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/codex/node_modules/.bin/codex")
-    });
-    assert!(path.exists(), "{} is missing: run tests/all.sh, which installs it", path.display());
-    path
-}
-
-/// `ocx serve` as a process of its own.
-struct Ocx {
-    child: Child,
-    address: SocketAddr,
-    config: PathBuf,
-}
-
-impl Ocx {
-    fn serve(dir: &Path, config: &Value) -> Self {
-        let path = dir.join("config.json");
-        fs::write(&path, config.to_string()).unwrap();
-        let log = fs::File::create(dir.join("ocx.log")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ocx"))
-            .args(["serve", "--port", "0"])
-            .env("OPENCODEX_HOME", dir)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut first = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
-        let address = first.trim().rsplit("http://").next().unwrap().parse().unwrap();
-        Self { child, address, config: path }
-    }
-
-    /// A GET over a plain socket: body only.
-    fn get(&self, path: &str) -> String {
-        let mut socket = TcpStream::connect(self.address).unwrap();
-        write!(
-            socket,
-            "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
-            self.address
-        )
-        .unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
-    }
-
-    fn metric(&self, name: &str) -> f64 {
-        self.get("/metrics")
-            .lines()
-            .filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '))
-            .map(|(_, value)| value.parse::<f64>().unwrap())
-            .sum()
-    }
-}
-
-impl Drop for Ocx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    installed("node_modules/.bin/codex")
 }
 
 /// One scenario: an upstream, an ocx in front of it, and a home for Codex.
-struct Bench {
-    dir: PathBuf,
-    ocx: Ocx,
-    upstream: Upstream,
-    violations: Arc<Mutex<Vec<String>>>,
+pub struct Bench {
+    pub dir: PathBuf,
+    pub ocx: Ocx,
+    pub upstream: Upstream,
+    pub violations: Arc<Mutex<Vec<String>>>,
     /// The model that Codex asks for.
-    model: String,
+    pub model: String,
     /// The name of the provider in Codex's config; `OpenAI` makes Codex behave in its own ways.
-    provider_name: &'static str,
+    pub provider_name: &'static str,
 }
 
 /// What a run of `codex exec --json` printed and left.
-struct Run {
-    events: Vec<Value>,
-    ok: bool,
+pub struct Run {
+    pub events: Vec<Value>,
+    pub ok: bool,
     took: Duration,
-    stderr: String,
+    pub stderr: String,
 }
 
 impl Bench {
@@ -145,12 +79,12 @@ impl Bench {
     }
 
     /// Points Codex at ocx: the three lines of the README, and the catalogue that ocx serves.
-    fn set_up_codex(&self, more: &str) {
+    pub fn set_up_codex(&self, more: &str) {
         self.set_up_codex_with("", "", more);
     }
 
     /// As [`set_up_codex`](Self::set_up_codex), with lines at the top and for the provider.
-    fn set_up_codex_with(&self, first: &str, provider: &str, more: &str) {
+    pub fn set_up_codex_with(&self, first: &str, provider: &str, more: &str) {
         fs::create_dir_all(self.dir.join("codex")).unwrap();
         fs::create_dir_all(self.dir.join("work")).unwrap();
         let catalog = self.dir.join("catalog.json");
@@ -164,40 +98,26 @@ impl Bench {
         fs::write(self.dir.join("codex/config.toml"), config).unwrap();
     }
 
-    fn work(&self, file: &str) -> PathBuf {
+    pub fn work(&self, file: &str) -> PathBuf {
         self.dir.join("work").join(file)
     }
 
-    fn codex(&self, prompt: &str) -> Run {
+    pub fn codex(&self, prompt: &str) -> Run {
         let started = Instant::now();
-        let mut child = Command::new(codex_binary())
+        let mut command = Command::new(codex_binary());
+        command
             .args(["exec", "--json", "--skip-git-repo-check"])
             .arg("--dangerously-bypass-approvals-and-sandbox")
             .arg("-C")
             .arg(self.dir.join("work"))
             .arg(prompt)
-            .env("CODEX_HOME", self.dir.join("codex"))
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(self.dir.join("codex.out")).unwrap())
-            .stderr(fs::File::create(self.dir.join("codex.err")).unwrap())
-            .spawn()
-            .unwrap();
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            if started.elapsed() > CODEX_TIMEOUT {
-                let _ = child.kill();
-                panic!("codex hangs; see {}", self.dir.display());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        let out = fs::read_to_string(self.dir.join("codex.out")).unwrap();
+            .env("CODEX_HOME", self.dir.join("codex"));
+        let ran = run(&mut command, &self.dir);
         Run {
-            events: out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(),
-            ok: status.success(),
+            events: ran.out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(),
+            ok: ran.ok,
             took: started.elapsed(),
-            stderr: fs::read_to_string(self.dir.join("codex.err")).unwrap(),
+            stderr: ran.err,
         }
     }
 
@@ -207,7 +127,7 @@ impl Bench {
         asked.iter().filter(|asked| asked.line.starts_with("POST")).map(Asked::json).collect()
     }
 
-    fn assert_rules_kept(&self) {
+    pub fn assert_rules_kept(&self) {
         assert_eq!(*self.violations.lock().unwrap(), Vec::<String>::new());
     }
 }
@@ -219,7 +139,7 @@ fn config(upstream: &Upstream) -> Value {
 
 impl Run {
     /// Completed items of a type.
-    fn items(&self, kind: &str) -> Vec<&Value> {
+    pub fn items(&self, kind: &str) -> Vec<&Value> {
         self.events
             .iter()
             .filter(|event| event["type"] == "item.completed" && event["item"]["type"] == kind)
@@ -227,11 +147,11 @@ impl Run {
             .collect()
     }
 
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         self.items("agent_message").iter().map(|item| item["text"].as_str().unwrap()).collect()
     }
 
-    fn assert_ok(&self) {
+    pub fn assert_ok(&self) {
         assert!(self.ok, "{:#?}\n{}", self.events, self.stderr);
     }
 }
@@ -386,7 +306,7 @@ fn a_namespaced_mcp_tool() {
         0 => call_tools(&[("mcp__srv__echo_marker", json!({"marker": "mk1"}))]),
         _ => say("echoed"),
     });
-    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/codex/mcp_server.js");
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/mcp_server.js");
     bench.set_up_codex(&format!("[mcp_servers.srv]\ncommand = \"node\"\nargs = [{server:?}]\n"));
     let run = bench.codex("echo it");
     run.assert_ok();

@@ -6,15 +6,18 @@ use std::{fs, path::Path};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{Bench, Ocx};
-use crate::support::{
-    scratch,
-    scripted::{Question, Say, Scripted, Wire, call, text, think},
+use crate::{
+    codex::Bench,
+    support::{
+        ocx::Ocx,
+        scratch,
+        scripted::{Question, Say, Scripted, Wire, call, text, think},
+    },
 };
 
 impl Bench {
     /// Codex before ocx before a scripted model of this protocol, one whose thinking must come back.
-    fn over(
+    pub fn over(
         name: &str,
         wire: Wire,
         more: Value,
@@ -140,7 +143,7 @@ fn a_namespaced_mcp_tool_over_each() {
                 0 => vec![call("mcp__srv__echo_marker", json!({"marker": "mk1"}))],
                 _ => vec![text("echoed")],
             });
-        let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/codex/mcp_server.js");
+        let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/mcp_server.js");
         bench
             .set_up_codex(&format!("[mcp_servers.srv]\ncommand = \"node\"\nargs = [{server:?}]\n"));
         let run = bench.codex("echo it");

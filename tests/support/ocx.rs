@@ -1,0 +1,66 @@
+//! `ocx serve` as a process of its own.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::Value;
+
+/// The process. Ends with the test.
+pub struct Ocx {
+    child: Child,
+    pub address: SocketAddr,
+    pub config: PathBuf,
+}
+
+impl Ocx {
+    pub fn serve(dir: &Path, config: &Value) -> Self {
+        let path = dir.join("config.json");
+        fs::write(&path, config.to_string()).unwrap();
+        let log = fs::File::create(dir.join("ocx.log")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ocx"))
+            .args(["serve", "--port", "0"])
+            .env("OPENCODEX_HOME", dir)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+        let address = first.trim().rsplit("http://").next().unwrap().parse().unwrap();
+        Self { child, address, config: path }
+    }
+
+    /// A GET over a plain socket: body only.
+    pub fn get(&self, path: &str) -> String {
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+            self.address
+        )
+        .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    pub fn metric(&self, name: &str) -> f64 {
+        self.get("/metrics")
+            .lines()
+            .filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '))
+            .map(|(_, value)| value.parse::<f64>().unwrap())
+            .sum()
+    }
+}
+
+impl Drop for Ocx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
