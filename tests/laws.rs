@@ -5,45 +5,22 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::collections::HashSet;
-
 use ocx::{
     adapters::{DecodeError, Expect, MAX_FRAME, ResponseHead, Step, adapter},
     model::Event,
     registry::AdapterKind,
 };
 use proptest::prelude::*;
-use support::transcripts::{Transcript, all};
-
-/// Feeds the pieces and returns every event, or the error that ended it.
-fn decode_in_pieces<'a>(
-    kind: AdapterKind,
-    head: &ResponseHead,
-    expect: Expect,
-    pieces: impl IntoIterator<Item = &'a [u8]>,
-) -> (Vec<Event>, Result<(), DecodeError>) {
-    let mut decoder = adapter(kind).decoder(head, expect);
-    let mut events = Vec::new();
-    for piece in pieces {
-        match decoder.push(piece, &mut events) {
-            Ok(Step::Done) => return (events, Ok(())),
-            Ok(Step::More) => {}
-            Err(error) => return (events, Err(error)),
-        }
-    }
-    let end = decoder.finish(&mut events);
-    (events, end)
-}
+use support::{
+    oracles::{brackets, check_answer, decode_in_pieces, finished},
+    transcripts::{Transcript, all},
+};
 
 fn decode<'a>(
     case: &'a Transcript,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<Event>, Result<(), DecodeError>) {
     decode_in_pieces(case.kind, &case.head, case.expect(), pieces)
-}
-
-fn finished(events: &[Event]) -> usize {
-    events.iter().filter(|event| matches!(event, Event::Finished(_))).count()
 }
 
 #[test]
@@ -95,20 +72,17 @@ fn terminal_success_finishes_once_and_last() {
     }
 }
 
-fn brackets(events: &[Event]) -> Result<(), String> {
-    let mut open = HashSet::new();
-    for event in events {
-        let sound = match event {
-            Event::CallStarted { call, .. } => open.insert(*call),
-            Event::CallDelta { call, .. } => open.contains(call),
-            Event::CallEnded { call } => open.remove(call),
-            _ => true,
-        };
-        if !sound {
-            return Err(format!("{event:?} in {events:?}"));
+#[test]
+fn p05_p06_in_every_callers_protocol_and_cut_anywhere() {
+    for case in all() {
+        for relay in [false, adapter(case.kind).relays()] {
+            let expect = Expect { relay, ..case.expect() };
+            for at in (0..=case.body.len()).rev().step_by(7) {
+                let checked = check_answer(case.kind, &case.head, expect, &case.body[..at], 5);
+                assert_eq!(checked, Ok(()), "{} at {at}", case.name);
+            }
         }
     }
-    Ok(())
 }
 
 #[test]
@@ -185,12 +159,61 @@ fn stream_like() -> impl Strategy<Value = Vec<u8>> {
     let responses = (kind, value.clone()).prop_map(|(kind, value)| {
         format!("event: {kind}\ndata: {{\"type\":\"{kind}\",\"sequence_number\":1,\"response\":{value}}}\n\n")
     });
+    let block = prop::sample::select(vec![
+        r#"{"type":"text","text":"t"}"#,
+        r#"{"type":"thinking","thinking":""}"#,
+        r#"{"type":"redacted_thinking","data":"d"}"#,
+        r#"{"type":"tool_use","id":"a","name":"f","input":{}}"#,
+        r#"{"type":"tool_use","name":"f","input":{"a":1}}"#,
+        "null",
+    ]);
+    let piece = prop::sample::select(vec![
+        r#"{"type":"text_delta","text":"t"}"#,
+        r#"{"type":"thinking_delta","thinking":"h"}"#,
+        r#"{"type":"signature_delta","signature":"s"}"#,
+        r#"{"type":"input_json_delta","partial_json":"{}"}"#,
+        r#"{"type":"input_json_delta","partial_json":"{"}"#,
+        r#"{"stop_reason":"tool_use"}"#,
+        r#"{"stop_reason":"max_tokens"}"#,
+        "7",
+    ]);
+    let step = prop::sample::select(vec![
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+        "ping",
+    ]);
+    let anthropic = (step, 0u8..3, block, piece).prop_map(|(step, index, block, piece)| {
+        format!("data: {{\"type\":\"{step}\",\"index\":{index},\"content_block\":{block},\"delta\":{piece},\"usage\":{{\"output_tokens\":1}}}}\n\n")
+    });
+    let part = prop::sample::select(vec![
+        r#"{"text":"t"}"#,
+        r#"{"text":"h","thought":true,"thoughtSignature":"s"}"#,
+        r#"{"functionCall":{"name":"f","args":{"a":1}}}"#,
+        r#"{"functionCall":{"id":"x","name":"f"},"thoughtSignature":"s"}"#,
+        "null",
+    ]);
+    let reason = prop::sample::select(vec![
+        "null",
+        "\"STOP\"",
+        "\"MAX_TOKENS\"",
+        "\"SAFETY\"",
+        "\"MALFORMED_FUNCTION_CALL\"",
+    ]);
+    let google = (part, reason).prop_map(|(part, reason)| {
+        format!("data: {{\"candidates\":[{{\"content\":{{\"parts\":[{part}]}},\"finishReason\":{reason}}}]}}\n\n")
+    });
     let field = prop::sample::select(vec!["choices", "usage", "error", "type", "response"]);
     let odd =
         (field, value).prop_map(|(field, value)| format!("data: {{\"{field}\":{value}}}\r\n\r\n"));
     let frame = prop_oneof![
         5 => chat,
         3 => responses,
+        5 => anthropic,
+        4 => google,
         2 => odd,
         1 => Just("data: [DONE]\n\n".to_owned()),
         1 => Just(": comment\n\n".to_owned()),
@@ -220,10 +243,7 @@ proptest! {
             keeps_reasoning: tolerant,
             escapes_tool_names: relay,
         };
-        let whole = decode_in_pieces(kind, &head, expect, [bytes.as_slice()]);
-        prop_assert_eq!(&decode_in_pieces(kind, &head, expect, bytes.chunks(size)), &whole);
-        let (events, end) = whole;
-        prop_assert_eq!(finished(&events), usize::from(end.is_ok()));
-        prop_assert!(brackets(&events).is_ok(), "{:?}", brackets(&events));
+        let checked = check_answer(kind, &head, expect, &bytes, size);
+        prop_assert!(checked.is_ok(), "{:?}", checked);
     }
 }

@@ -40,7 +40,12 @@ pub async fn read(
     payload: &mut web::Payload,
     limit: usize,
 ) -> Result<Bytes, BodyError> {
-    let codings = codings(request)?;
+    let mut encoding = String::new();
+    for value in request.headers().get_all(header::CONTENT_ENCODING) {
+        encoding.push_str(value.to_str().map_err(|_| BodyError::UnknownEncoding)?);
+        encoding.push(',');
+    }
+    let plain = parse_codings(&encoding)?.is_empty();
     let declared = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -49,12 +54,22 @@ pub async fn read(
         return Err(BodyError::TooLarge(limit));
     }
     let body = receive(payload, limit, declared).await?;
-    if codings.is_empty() {
+    if plain {
         return Ok(body);
     }
     // Seconds of CPU for the largest: not on a thread that serves others.
-    let decoded = web::block(move || decode_all(body, &codings, limit)).await;
+    let decoded = web::block(move || decompress(body, &encoding, limit)).await;
     decoded.unwrap_or(Err(BodyError::Corrupt))
+}
+
+/// Undoes the codings of a `Content-Encoding`, the last one first.
+///
+/// # Errors
+///
+/// When there are too many or unknown ones, the body is broken, or it has more than `limit` bytes.
+pub fn decompress(body: Bytes, encoding: &str, limit: usize) -> Result<Bytes, BodyError> {
+    let codings = parse_codings(encoding)?;
+    codings.iter().rev().try_fold(body, |body, coding| decode(&body, *coding, limit))
 }
 
 async fn receive(
@@ -82,17 +97,7 @@ async fn receive(
     Ok(body.freeze())
 }
 
-/// The codings of a body, in the order in which they must be undone.
-fn codings(request: &HttpRequest) -> Result<Vec<Coding>, BodyError> {
-    let mut codings = Vec::new();
-    for value in request.headers().get_all(header::CONTENT_ENCODING) {
-        let value = value.to_str().map_err(|_| BodyError::UnknownEncoding)?;
-        codings.extend(parse_codings(value)?);
-    }
-    codings.reverse();
-    if codings.len() > MAX_CODINGS { Err(BodyError::UnknownEncoding) } else { Ok(codings) }
-}
-
+/// The codings in a `Content-Encoding`, in the order in which they were applied.
 fn parse_codings(value: &str) -> Result<Vec<Coding>, BodyError> {
     let coding = |name: &str| {
         Ok(Some(match name.trim().to_ascii_lowercase().as_str() {
@@ -104,11 +109,9 @@ fn parse_codings(value: &str) -> Result<Vec<Coding>, BodyError> {
             _ => return Err(BodyError::UnknownEncoding),
         }))
     };
-    value.split(',').filter_map(|name| coding(name).transpose()).collect()
-}
-
-fn decode_all(body: Bytes, codings: &[Coding], limit: usize) -> Result<Bytes, BodyError> {
-    codings.iter().try_fold(body, |body, coding| decode(&body, *coding, limit))
+    let codings: Vec<Coding> =
+        value.split(',').filter_map(|name| coding(name).transpose()).collect::<Result<_, _>>()?;
+    if codings.len() > MAX_CODINGS { Err(BodyError::UnknownEncoding) } else { Ok(codings) }
 }
 
 fn decode(body: &[u8], coding: Coding, limit: usize) -> Result<Bytes, BodyError> {
@@ -180,7 +183,7 @@ mod tests {
             assert_eq!(decode(&encoded, coding, 10_000).unwrap(), text, "{coding:?}");
         }
         let twice = gzip(&zstd::encode_all(&text[..], 3).unwrap());
-        let undone = decode_all(twice.into(), &[Coding::Gzip, Coding::Zstd], 10_000).unwrap();
+        let undone = decompress(twice.into(), "zstd, gzip", 10_000).unwrap();
         assert_eq!(undone, text);
         assert_eq!(parse_codings("zstd, X-GZIP,identity").unwrap(), [Coding::Zstd, Coding::Gzip]);
         assert_eq!(parse_codings("lzma"), Err(BodyError::UnknownEncoding));

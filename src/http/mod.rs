@@ -18,6 +18,7 @@ mod stream;
 mod websocket;
 
 pub use access::{AuthClass, Policy};
+pub use body::decompress;
 pub use gateway::{Lifecycle, Shared};
 pub use health::{CHALLENGE, proof};
 pub use routes::{ROUTES, RouteRule};

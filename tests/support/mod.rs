@@ -8,6 +8,7 @@ pub mod chat_rules;
 pub mod google_rules;
 pub mod messages_rules;
 pub mod ocx;
+pub mod oracles;
 pub mod scripted;
 pub mod transcripts;
 pub mod upstream;

@@ -254,11 +254,12 @@ impl Emitter {
     /// thinking is shown.
     fn state(&mut self, state: &ReasoningState, out: &mut BytesMut) {
         let signature = self.settings.sealer.seal(state);
-        if let Open::Thinking(thinking) = std::mem::replace(&mut self.open, Open::Nothing) {
+        if let Open::Thinking(thinking) = &mut self.open {
+            let thinking = std::mem::take(thinking);
+            self.open = Open::Nothing;
             self.delta(Delta::Signature { signature: &signature }, out);
             return self.end(Block::Thinking { thinking, signature }, out);
         }
-        self.close(out);
         let block = Block::RedactedThinking { data: signature };
         self.begin(Open::Nothing, &block, out);
         self.end(block, out);
