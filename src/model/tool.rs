@@ -33,9 +33,15 @@ impl ToolName {
 /// The longest function name that upstreams accept (OpenAI, Anthropic and Gemini alike).
 const MAX_WIRE_NAME: usize = 64;
 
+/// Stands for a name that is empty, which upstreams refuse.
+const UNNAMED: &str = "unnamed_tool";
+
 /// Makes a name legal: other characters become `_`; a long name keeps its start and gets a digest,
 /// so that two long names stay apart.
 pub fn sanitize_wire_name(name: &str) -> Cow<'_, str> {
+    if name.is_empty() {
+        return UNNAMED.into();
+    }
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let clean: Cow<'_, str> = if name.chars().all(legal) {
         name.into()
@@ -110,6 +116,7 @@ mod tests {
             |ns: &str, name: &str| ToolName { namespace: Some(ns.into()), name: name.into() };
         assert_eq!(name("mcp__srv", "echo").wire(), "mcp__srv__echo");
         assert_eq!(name("mcp.srv", "a b").wire(), "mcp_srv__a_b");
+        assert_eq!(ToolName::bare("").wire(), UNNAMED);
         let (a, b) = (name("ns", &"x".repeat(90)).wire(), name("ns", &"x".repeat(91)).wire());
         assert_eq!((a.len(), b.len()), (64, 64));
         assert_ne!(a, b);

@@ -13,7 +13,7 @@ command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
 # Everything is safe Rust, so the sanitizers are left out, and stable will do.
 fuzz() { cargo fuzz "$1" --fuzz-dir tests/fuzz -s none "${@:2}"; }
 
-cargo run -q --manifest-path tests/fuzz/Cargo.toml --bin seeds -- target/fuzz/seeds
+cargo run -q --manifest-path tests/fuzz/Cargo.toml --example seeds -- target/fuzz/seeds
 fuzz build
 for target in $targets; do
   mkdir -p "target/fuzz/corpus/$target" "target/fuzz/artifacts/$target" "tests/fuzz/corpus/$target"
