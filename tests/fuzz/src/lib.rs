@@ -66,7 +66,14 @@ pub fn sse(data: &[u8]) {
     };
     let (whole, too_long) = frames(&mut [bytes].into_iter());
     let (pieces, split_too_long) = frames(&mut bytes.chunks(usize::from(*size) + 1));
-    assert_eq!((&whole, too_long), (&pieces, split_too_long));
+    if too_long || split_too_long {
+        // The limit may be exceeded by one push, so it strikes earlier where pushes are small.
+        let common = whole.len().min(pieces.len());
+        assert_eq!(whole[..common], pieces[..common]);
+        assert!(bytes.len() > LIMIT, "nothing is too long");
+        return;
+    }
+    assert_eq!(whole, pieces);
     for (event, data) in whole.iter().filter(|(event, _)| !event.contains(['\n', '\r'])) {
         let mut out = bytes::BytesMut::new();
         write_raw_frame(&mut out, event, data);
