@@ -14,6 +14,7 @@ mod forward;
 mod front_doors;
 mod process;
 mod reload;
+mod restarts;
 mod supervision;
 mod transport;
 mod websocket;
