@@ -190,3 +190,69 @@ fn p13_what_is_sent_keeps_the_vendors_rules_and_goes_where_the_config_says() {
         }
     }
 }
+
+/// Names by which callers have steered other gateways.
+const STEERING: [&str; 24] = [
+    "base_url",
+    "baseUrl",
+    "api_base",
+    "apiBase",
+    "api_key",
+    "apiKey",
+    "key",
+    "token",
+    "authorization",
+    "headers",
+    "extra_headers",
+    "host",
+    "custom_host",
+    "url",
+    "endpoint",
+    "provider",
+    "adapter",
+    "proxy",
+    "organization",
+    "project",
+    "credentials",
+    "auth",
+    "x-api-key",
+    "litellm_params",
+];
+
+#[test]
+fn p13_no_field_of_a_body_selects_an_address_or_a_credential() {
+    const EVIL: &str = "http://evil.example/v1";
+    let (_, body) = bodies().swap_remove(0);
+    for name in STEERING {
+        for depth in 0..4 {
+            let inner = (0..depth).fold(
+                serde_json::json!(EVIL),
+                |inner, _| serde_json::json!({ name: inner, "list": [{ name: inner }] }),
+            );
+            let mut body = body.clone();
+            body[name] = inner.clone();
+            body["metadata"] = serde_json::json!({ name: inner });
+            body["input"][0][name] = inner;
+            let prompt = Protocol::Responses.parse(body.to_string().into()).unwrap().prompt;
+            for kind in AdapterKind::ALL {
+                let quirks = Quirks::default();
+                let target = Target {
+                    model: "gemini-3-pro",
+                    base_url: BASE_URL,
+                    quirks: &quirks,
+                    headers: &[],
+                    credential: &Credential::Key("sk-own".into()),
+                    sealer: None,
+                };
+                let request = adapter(kind).encode(&prompt, &target).unwrap().request;
+                assert!(request.url.starts_with("https://up.example/"), "{name}: {}", request.url);
+                for (header, value) in &request.headers {
+                    assert!(!value.expose().contains("evil"), "{name} reaches {header}");
+                }
+                // A relay passes its caller's fields to the one upstream; a translation drops them.
+                let sent = String::from_utf8(request.body).unwrap();
+                assert!(adapter(kind).relays() || !sent.contains("evil"), "{name}: {sent}");
+            }
+        }
+    }
+}

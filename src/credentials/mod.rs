@@ -4,7 +4,10 @@ mod capsule;
 
 use std::fmt;
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use secrecy::{ExposeSecret as _, SecretString};
 
 pub use capsule::{CAPSULE_PREFIX, CapsuleKey, Sealer};
@@ -115,8 +118,27 @@ pub fn blot_out(text: &str, secret: &str) -> String {
     if secret.len() < MIN_SECRET {
         return text.to_owned();
     }
-    let encoded = BASE64_STANDARD.encode(secret);
-    text.replace(secret, "[redacted]").replace(&encoded, "[redacted]")
+    forms(secret).iter().fold(text.to_owned(), |text, form| text.replace(form, "[redacted]"))
+}
+
+/// A secret as it is and as upstreams quote it back: in JSON, in an address, in base64.
+fn forms(secret: &str) -> Vec<String> {
+    let json = serde_json::to_string(secret).unwrap_or_default();
+    let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let base64 = BASE64_STANDARD.encode(secret);
+    let url_safe = BASE64_URL_SAFE_NO_PAD.encode(secret);
+    let mut forms = vec![
+        secret.to_owned(),
+        json.trim_matches('"').to_owned(),
+        percent.replace('+', "%20"),
+        percent,
+        base64.trim_end_matches('=').to_owned(),
+        base64,
+        url_safe,
+    ];
+    // The longest first: none may be found inside another that is left.
+    forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+    forms
 }
 
 /// The token of an `Authorization: Bearer` value; the scheme's case does not matter.
@@ -160,5 +182,34 @@ mod tests {
         let key = Credential::Key(SecretString::from("sk-1234567890"));
         assert_eq!(key.redact("bad key sk-1234567890!"), "bad key [redacted]!");
         assert!(!format!("{key:?}").contains("sk-12"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn p10_a_secret_is_found_in_every_form_and_nothing_else_is_touched(
+            secret in "[!-~]{10,40}",
+            before in "[ a-z]{0,20}",
+            after in "[ a-z]{0,20}",
+        ) {
+            use proptest::prelude::*;
+            // A key that looks like the mark of a blotted one, or like prose, proves nothing.
+            prop_assume!(!secret.to_ascii_lowercase().starts_with("bearer") && secret.bytes().any(|b| !b.is_ascii_lowercase()));
+            for form in forms(&secret) {
+                for text in [
+                    format!("{before}{form}{after}"),
+                    format!("{{\"error\":\"{form}\"}}"),
+                    format!("https://h/?key={form}&x=1"),
+                    format!("Bearer {form}"),
+                    format!("{form}{form}"),
+                ] {
+                    let clean = blot_out(&text, &secret);
+                    prop_assert!(!clean.contains(&form), "{} in {}", form, clean);
+                    prop_assert!(!clean.contains(secret.as_str()));
+                    prop_assert_eq!(blot_out(&clean, &secret), clean.clone());
+                }
+            }
+            let innocent = format!("{before}{after}");
+            prop_assert_eq!(blot_out(&innocent, &secret), innocent);
+        }
     }
 }

@@ -234,8 +234,8 @@ fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
 
 /// A stream without what differs from turn to turn: ids and times.
 pub fn anonymous(text: &str) -> String {
-    let ids = Regex::new("(resp|msg|rs|fc|ctc)_[0-9a-f]{32}").unwrap();
-    let times = Regex::new(r#""created_at":\d+"#).unwrap();
+    let ids = Regex::new("(resp|msg|rs|fc|ctc|call|toolu|chatcmpl)_[0-9a-f]{32}").unwrap();
+    let times = Regex::new(r#""created(_at)?":\d+"#).unwrap();
     times.replace_all(&ids.replace_all(text, "${1}_"), "\"created_at\":0").into_owned()
 }
 

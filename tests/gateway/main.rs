@@ -12,6 +12,7 @@ mod compaction;
 mod failures;
 mod forward;
 mod front_doors;
+mod metamorphic;
 mod process;
 mod reload;
 mod restarts;
