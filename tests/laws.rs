@@ -6,7 +6,7 @@
 mod support;
 
 use ocx::{
-    adapters::{DecodeError, Expect, MAX_FRAME, ResponseHead, Step, adapter},
+    adapters::{DecodeError, Expect, MAX_FRAME, ResponseHead, adapter},
     model::Event,
     registry::AdapterKind,
 };

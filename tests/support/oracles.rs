@@ -108,7 +108,7 @@ fn check_stream(
         delivery: Delivery::Stream,
         model: "m".into(),
         created_at: 0,
-        show_reasoning: events.len() % 2 == 0,
+        show_reasoning: events.len().is_multiple_of(2),
         relay,
         tools: parsed.prompt.tools,
         max_retained: 1 << 20,
@@ -192,14 +192,13 @@ fn responses(frames: &[Option<Value>], terminal: Terminal) -> Result<(), String>
         }
         match kind {
             "response.output_item.added" => {
-                if open.replace((frame["item"]["id"].clone(), String::new())).is_some() {
-                    return Err("two items at once".to_owned());
-                }
+                let before = open.replace((frame["item"]["id"].clone(), String::new()));
+                before.map_or(Ok(()), |(id, _)| Err(format!("{frame} while {id} is open")))?;
             }
             "response.output_text.done" | "response.reasoning_summary_text.done" => {
-                if open.as_ref().is_none_or(|(_, so_far)| so_far != text(frame, "text")) {
-                    return Err(format!("{frame} is not what the deltas said"));
-                }
+                let said = open.as_ref().map(|(_, so_far)| so_far.as_str());
+                let same = said == Some(text(frame, "text"));
+                same.then_some(()).ok_or(format!("{frame} is not what the deltas said"))?;
             }
             "response.output_item.done" => {
                 let (id, _) = open.take().ok_or("an end without a begin")?;
