@@ -354,15 +354,21 @@ impl GatewayError {
     }
 }
 
-/// Words by which upstreams say that a prompt is too long.
-const TOO_LONG: [&str; 7] = [
+/// Words by which upstreams say that a prompt is too long: OpenAI, vLLM, Anthropic, xAI, Gemini,
+/// Bedrock, Kimi and llama.cpp, in this order.
+const TOO_LONG: [&str; 12] = [
     "context_length_exceeded",
     "context window",
     "context length",
     "maximum context",
     "too many tokens",
     "prompt is too long",
+    "exceed context limit",
     "maximum prompt length",
+    "exceeds the maximum number of tokens",
+    "input is too long",
+    "exceeded model token limit",
+    "available context size",
 ];
 
 /// The class of an upstream's "no". Status and codes go before words: a 401 that mentions "context"
@@ -453,6 +459,26 @@ mod tests {
             (400, "", "bad field", C::InvalidRequest),
             (400, "", "This model's maximum context length is 8192 tokens", C::ContextTooLong),
             (413, "", "prompt is too long: 210000 tokens", C::ContextTooLong),
+            (
+                400,
+                "",
+                "input length and `max_tokens` exceed context limit: 1 + 2 > 3",
+                C::ContextTooLong,
+            ),
+            (
+                400,
+                "",
+                "The input token count (9) exceeds the maximum number of tokens allowed (8).",
+                C::ContextTooLong,
+            ),
+            (400, "", "Input is too long for requested model.", C::ContextTooLong),
+            (400, "", "Your request exceeded model token limit: 262144", C::ContextTooLong),
+            (
+                400,
+                "",
+                "the request exceeds the available context size, try increasing it",
+                C::ContextTooLong,
+            ),
             (401, "", "no context window for you", C::Unauthenticated),
             (403, "", "x", C::Unauthenticated),
             (404, "", "The model `x` does not exist", C::UnknownModel),

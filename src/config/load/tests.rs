@@ -109,9 +109,8 @@ fn broken_json_has_a_line_and_column() {
 
 #[test]
 fn unknown_fields_are_kept_and_noted() {
-    let loaded = ok(
-        json!({"prot": 1, "websockets": true, "providers": {"ollama": {"apikey": "x", "z": 1}}}),
-    );
+    let loaded =
+        ok(json!({"prot": 1, "telegrams": true, "providers": {"ollama": {"apikey": "x", "z": 1}}}));
     assert_eq!(loaded.file.extra["prot"], 1);
     let notes: Vec<_> = loaded
         .warnings
@@ -122,7 +121,7 @@ fn unknown_fields_are_kept_and_noted() {
         notes,
         [
             ("/prot", true),
-            ("/websockets", false),
+            ("/telegrams", false),
             ("/providers/ollama/apikey", true),
             ("/providers/ollama/z", false)
         ]
