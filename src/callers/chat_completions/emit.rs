@@ -335,9 +335,11 @@ impl Emit for Emitter {
             Event::TextDelta(delta) => self.text(&delta, out),
             Event::ReasoningDelta(_) if !self.settings.show_reasoning => Ok(()),
             Event::ReasoningDelta(delta) => self.reasoning(&delta, out),
-            Event::State(_) => {
-                // No field of a chat message would bring it back.
-                self.losses.add(LossKind::Reasoning);
+            Event::State(state) => {
+                // `reasoning_content` brings the text back; no field would bring back the rest.
+                if state.signature.is_some() || state.redacted.is_some() {
+                    self.losses.add(LossKind::Reasoning);
+                }
                 Ok(())
             }
             Event::CallStarted { call, call_id, name } => {

@@ -36,7 +36,8 @@ fn events() -> Vec<Event> {
     let delta = |call, text: &str| Event::CallDelta { call, arguments: text.into() };
     vec![
         Event::ReasoningDelta("hm".into()),
-        Event::State(ReasoningState::default()),
+        Event::State(ReasoningState { text: "hm".into(), ..ReasoningState::default() }),
+        Event::State(ReasoningState { signature: Some("s".into()), ..ReasoningState::default() }),
         Event::TextDelta("He".into()),
         Event::TextDelta("llo".into()),
         call(0, "f"),
