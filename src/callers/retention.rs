@@ -1,6 +1,7 @@
 //! The bound on what one answer makes us hold.
 
 use super::Failure;
+use crate::model::Event;
 
 /// Counts the bytes held for an answer.
 #[derive(Debug)]
@@ -12,6 +13,16 @@ pub(super) struct Retention {
 impl Retention {
     pub fn new(limit: usize) -> Self {
         Self { held: 0, limit }
+    }
+
+    /// Takes what an event brings into account.
+    pub fn hold(&mut self, event: &Event) -> Result<(), Failure> {
+        match event {
+            Event::TextDelta(text) | Event::ReasoningDelta(text) => self.add(text.len()),
+            Event::CallDelta { arguments, .. } => self.add(arguments.len()),
+            Event::State(state) => self.add(state.text.len()),
+            _ => Ok(()),
+        }
     }
 
     /// Takes `bytes` more into account.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::model::{CallKey, ReasoningState};
+use crate::model::{CallKey, Event, ReasoningState};
 
 /// A piece of the item that is open, or the begin or end of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,22 @@ enum Waiting {
 }
 
 impl Sequencer {
-    pub fn text(&mut self, delta: String, out: &mut Vec<Piece>) {
+    /// Takes an event that is a piece of an item; any other says nothing here.
+    pub fn take(&mut self, event: Event, out: &mut Vec<Piece>) {
+        match event {
+            Event::TextDelta(delta) => self.text(delta, out),
+            Event::ReasoningDelta(delta) => self.reasoning(delta, out),
+            Event::State(state) => self.state(state, out),
+            Event::CallStarted { call, call_id, name } => {
+                self.call_started(call, call_id, name, out);
+            }
+            Event::CallDelta { call, arguments } => self.call_delta(call, arguments, out),
+            Event::CallEnded { call } => self.call_ended(call, out),
+            Event::Usage(_) | Event::Verbatim(_) | Event::Document(_) | Event::Finished(_) => {}
+        }
+    }
+
+    fn text(&mut self, delta: String, out: &mut Vec<Piece>) {
         if self.open.is_none() {
             return out.push(Piece::Text(delta));
         }
@@ -44,7 +59,7 @@ impl Sequencer {
         }
     }
 
-    pub fn reasoning(&mut self, delta: String, out: &mut Vec<Piece>) {
+    fn reasoning(&mut self, delta: String, out: &mut Vec<Piece>) {
         if self.open.is_none() {
             return out.push(Piece::Reasoning(delta));
         }
@@ -54,20 +69,14 @@ impl Sequencer {
         }
     }
 
-    pub fn state(&mut self, state: ReasoningState, out: &mut Vec<Piece>) {
+    fn state(&mut self, state: ReasoningState, out: &mut Vec<Piece>) {
         if self.open.is_none() {
             return out.push(Piece::State(state));
         }
         self.waiting.push_back(Waiting::State(state));
     }
 
-    pub fn call_started(
-        &mut self,
-        call: CallKey,
-        call_id: String,
-        name: String,
-        out: &mut Vec<Piece>,
-    ) {
+    fn call_started(&mut self, call: CallKey, call_id: String, name: String, out: &mut Vec<Piece>) {
         if self.open.is_none() {
             self.open = Some(call);
             return out.push(Piece::CallStart { call_id, name });
@@ -76,7 +85,7 @@ impl Sequencer {
         self.waiting.push_back(Waiting::Call { call, call_id, name, arguments, ended: false });
     }
 
-    pub fn call_delta(&mut self, call: CallKey, delta: String, out: &mut Vec<Piece>) {
+    fn call_delta(&mut self, call: CallKey, delta: String, out: &mut Vec<Piece>) {
         if self.open == Some(call) {
             return out.push(Piece::CallDelta(delta));
         }
@@ -85,7 +94,7 @@ impl Sequencer {
         }
     }
 
-    pub fn call_ended(&mut self, call: CallKey, out: &mut Vec<Piece>) {
+    fn call_ended(&mut self, call: CallKey, out: &mut Vec<Piece>) {
         if self.open != Some(call) {
             if let Some((_, ended)) = self.waiting_call(call) {
                 *ended = true;

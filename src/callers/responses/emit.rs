@@ -278,27 +278,11 @@ impl Emit for Emitter {
             Event::Document(bytes) => self.document = Some(bytes),
             Event::Usage(usage) => self.usage = Some(usage),
             Event::Finished(reason) => return self.finish(reason, out),
-            Event::TextDelta(delta) => {
-                self.retention.add(delta.len())?;
-                self.sequencer.text(delta, &mut self.pieces);
-            }
             Event::ReasoningDelta(_) if !self.settings.show_reasoning => {}
-            Event::ReasoningDelta(delta) => {
-                self.retention.add(delta.len())?;
-                self.sequencer.reasoning(delta, &mut self.pieces);
+            piece => {
+                self.retention.hold(&piece)?;
+                self.sequencer.take(piece, &mut self.pieces);
             }
-            Event::State(state) => {
-                self.retention.add(state.text.len())?;
-                self.sequencer.state(state, &mut self.pieces);
-            }
-            Event::CallStarted { call, call_id, name } => {
-                self.sequencer.call_started(call, call_id, name, &mut self.pieces);
-            }
-            Event::CallDelta { call, arguments } => {
-                self.retention.add(arguments.len())?;
-                self.sequencer.call_delta(call, arguments, &mut self.pieces);
-            }
-            Event::CallEnded { call } => self.sequencer.call_ended(call, &mut self.pieces),
         }
         self.write_pieces(out)
     }
