@@ -47,6 +47,14 @@ impl Conversation {
         self.messages.push(Message::User(parts));
     }
 
+    /// What the model said; it says nothing in pictures that any protocol would take back.
+    pub fn assistant_said(&mut self, parts: &[Part]) {
+        for _ in parts.iter().filter(|part| matches!(part, Part::Image(_))) {
+            self.losses.add(LossKind::Image);
+        }
+        self.assistant_text(super::parts::texts(parts));
+    }
+
     pub fn assistant_text(&mut self, text: String) {
         if !text.is_empty() {
             self.assistant(AssistantPart::Text(text));

@@ -35,8 +35,9 @@ use crate::{
 const LIFETIME: Duration = Duration::from_secs(3600);
 /// How often a waiting connection looks whether we go down.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The longest frame that we write; our own streams have the limits of an answer.
-const MAX_FRAME: usize = 64 << 20;
+/// The longest frame that we write. An answer is bounded before (`max_retained`); every byte of it may
+/// need an escape of six.
+const MAX_FRAME: usize = 256 << 20;
 
 /// Takes an upgrade, if the config serves WebSocket. Else it is answered with the one status that
 /// makes Codex go on over HTTP at once; any other costs it five visible retries.

@@ -80,8 +80,15 @@ pub(super) fn plan(
             let effort = Some(label(effort, quirks, model));
             Plan { thinking: Some(Thinking::Adaptive { display }), effort, max_tokens }
         }
+        // A caller that counts tokens itself knows what its model may write.
+        Some(_) if reasoning.budget_tokens.is_some() => {
+            let budget_tokens = reasoning.budget_tokens.unwrap_or(MIN_BUDGET).max(MIN_BUDGET);
+            let least = budget_tokens.saturating_add(1);
+            let max_tokens = limit.unwrap_or(budget_tokens.saturating_add(ANSWER)).max(least);
+            Plan { thinking: Some(Thinking::Enabled { budget_tokens }), effort: None, max_tokens }
+        }
         Some(effort) => {
-            let wanted = reasoning.budget_tokens.unwrap_or(budget(effort)).max(MIN_BUDGET);
+            let wanted = budget(effort);
             let max_tokens =
                 limit.unwrap_or(DEFAULT_MAX_TOKENS).max(wanted + ANSWER).min(MAX_WITH_BUDGET);
             let budget_tokens = wanted.min(max_tokens - ANSWER / 2).max(MIN_BUDGET);
@@ -203,7 +210,7 @@ mod tests {
         let asked = Reasoning { budget_tokens: Some(2_000), ..asked(Some(Effort::Minimal)) };
         let plan = plan(&asked, Some(10_000), &Quirks::default(), "claude-sonnet-4-5");
         assert_eq!(plan.thinking, Some(Thinking::Enabled { budget_tokens: 2_000 }));
-        assert_eq!(plan.max_tokens, 10_192);
+        assert_eq!(plan.max_tokens, 10_000);
     }
 
     proptest! {

@@ -8,14 +8,14 @@ use serde_json::{Number, value::RawValue};
 use super::super::{
     Call, ParseError,
     conversation::Conversation,
-    parts::{ContentPart, parts, texts},
+    parts::{ContentPart, parts},
     read_body, required_model,
     tools::{ToolDeclaration, tool_choice},
 };
 use crate::{
     model::{
-        Effort, JsonSchemaFormat, LossKind, OutputFormat, Prompt, Reasoning, Sampling, ToolKind,
-        ToolName,
+        Effort, JsonSchemaFormat, LossKind, OutputFormat, Part, Prompt, Reasoning, Sampling,
+        ToolKind, ToolName,
     },
     wire::json::{Obj, Str, TextOrList},
 };
@@ -250,16 +250,16 @@ impl Conversation {
             "developer" => self.developer(content),
             "user" => self.user(content),
             "tool" => self.result(message.tool_call_id.or_empty(), content, false),
-            _ => self.chat_answer(message, texts(&content)),
+            _ => self.chat_answer(message, &content),
         }
     }
 
-    fn chat_answer(&mut self, message: &ChatMessage<'_>, text: String) {
+    fn chat_answer(&mut self, message: &ChatMessage<'_>, said: &[Part]) {
         let reasoning = message.reasoning_content.non_empty().or(message.reasoning.non_empty());
         if let Some(reasoning) = reasoning {
             self.reasoning(reasoning.to_owned(), None);
         }
-        self.assistant_text(text);
+        self.assistant_said(said);
         self.assistant_text(message.refusal.or_empty().to_owned());
         for call in message.tool_calls.list() {
             let Obj(Some(call)) = call else {
@@ -286,7 +286,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::{AssistantPart, Message, Part, ToolChoice};
+    use crate::model::{AssistantPart, Message, ToolChoice};
 
     fn ok(body: Value) -> Call {
         parse(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error}"))

@@ -7,7 +7,6 @@ use serde_json::{Number, value::RawValue};
 use super::super::{
     Call, ParseError,
     conversation::Conversation,
-    parts::texts,
     read_body, required_model,
     schema::{empty_schema, object_schema},
 };
@@ -165,9 +164,10 @@ pub fn parse(raw: &[u8]) -> Result<Call, ParseError> {
         .ok_or_else(|| ParseError::invalid("/messages", "a list of messages is required"))?;
     let mut conversation = Conversation::default();
     let system = parts(&body.system, &mut conversation.losses);
-    // Its blocks are paragraphs.
-    let system: Vec<String> = system.iter().map(|part| texts(std::slice::from_ref(part))).collect();
-    conversation.system.extend(system.into_iter().filter(|text| !text.is_empty()));
+    for part in &system {
+        // Its blocks are paragraphs.
+        conversation.system(std::slice::from_ref(part));
+    }
     for message in messages {
         match &message.0 {
             Some(message) => conversation.wire_message(message),
@@ -253,7 +253,7 @@ impl Conversation {
     fn assistant_blocks(&mut self, content: &TextOrList<'_, Obj<Block<'_>>>) {
         let TextOrList::List(blocks) = content else {
             let said = parts(content, &mut self.losses);
-            return self.assistant_text(texts(&said));
+            return self.assistant_said(&said);
         };
         for block in blocks {
             let Obj(Some(wire)) = block else {
@@ -276,7 +276,7 @@ impl Conversation {
                 }
                 _ => {
                     let said = part(block, &mut self.losses);
-                    self.assistant_text(texts(said.as_slice()));
+                    self.assistant_said(said.as_slice());
                 }
             }
         }

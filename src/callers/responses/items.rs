@@ -65,7 +65,7 @@ impl Conversation {
             "system" => self.system(&content),
             "developer" => self.developer(content),
             "user" => self.user(content),
-            _ => self.assistant_text(texts(&content)),
+            _ => self.assistant_said(&content),
         }
     }
 
