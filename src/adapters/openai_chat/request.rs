@@ -165,8 +165,29 @@ pub(super) fn encode(prompt: &Prompt, target: &Target<'_>) -> (Vec<u8>, Losses) 
             .map(|sent| sent && prompt.parallel_tool_calls != Some(false)),
         messages: messages(prompt, target, &mut losses),
     };
+    for _ in 0..unsent(prompt, &body) {
+        losses.add(LossKind::Field);
+    }
     // Strings, numbers and parsed JSON serialise.
     (serde_json::to_vec(&body).unwrap_or_default(), losses)
+}
+
+/// Wishes of the caller that this upstream is not told.
+fn unsent(prompt: &Prompt, body: &Body<'_>) -> usize {
+    let thinks = prompt.reasoning.effort.is_some_and(|effort| effort != Effort::None);
+    let forced = matches!(prompt.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
+    let offers_tools = !body.tools.is_empty();
+    [
+        thinks && body.thinking.0.is_empty(),
+        prompt.service_tier.is_some() && body.service_tier.is_none(),
+        offers_tools && forced && matches!(body.tool_choice, Some(Choice::Word("auto"))),
+        offers_tools
+            && prompt.parallel_tool_calls == Some(false)
+            && body.parallel_tool_calls.is_none(),
+    ]
+    .into_iter()
+    .filter(|unsent| *unsent)
+    .count()
 }
 
 /// A parameter, unless the model refuses it, which is a loss.

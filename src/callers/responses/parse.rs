@@ -10,7 +10,10 @@ use super::{
     request::{Body, Format},
 };
 use crate::{
-    model::{Effort, JsonSchemaFormat, Message, OutputFormat, Part, Prompt, Reasoning, Sampling},
+    model::{
+        Effort, JsonSchemaFormat, LossKind, Message, OutputFormat, Part, Prompt, Reasoning,
+        Sampling,
+    },
     wire::json::TextOrList,
 };
 
@@ -42,7 +45,10 @@ pub fn parse(raw: Bytes) -> Result<Call, ParseError> {
         }
     }
     conversation.finish();
-    let Conversation { system, messages, tools, losses, compaction, .. } = conversation;
+    let Conversation { system, messages, tools, mut losses, compaction, .. } = conversation;
+    for _ in 0..body.uncarried() {
+        losses.add(LossKind::Field);
+    }
     let mut tools = tools.into_tools();
     let tool_choice = tool_choice(body.tool_choice, &mut tools)?;
     let reasoning = reasoning(&body);
@@ -148,6 +154,14 @@ mod tests {
         for quiet in [r#"{"summary":"none"}"#, r#"{"effort":"low"}"#, "7"] {
             assert!(!ok(&format!(r#"{{"model":"m","reasoning":{quiet}}}"#)).prompt.reasoning.show);
         }
+    }
+
+    #[test]
+    fn fields_that_no_translation_carries_are_counted() {
+        let call =
+            ok(r#"{"model":"m","max_tool_calls":3,"top_logprobs":null,"text":{"verbosity":"low"},
+            "metadata":{},"store":false,"include":[]}"#);
+        assert_eq!(call.prompt.losses.to_string(), "field=2");
     }
 
     #[test]

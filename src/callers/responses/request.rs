@@ -1,7 +1,7 @@
 //! The body of `POST /v1/responses`, read as leniently as clients write it.
 //! Source: Codex CLI 0.169.0 on the wire; platform.openai.com/docs/api-reference/responses.
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Number, value::RawValue};
 
 use super::super::{parts::ContentPart, tools::ToolDeclaration};
@@ -40,6 +40,30 @@ pub(super) struct Body<'a> {
     pub prompt_cache_key: Str<'a>,
     #[serde(borrow)]
     pub service_tier: Str<'a>,
+    // What no translation carries; each that is there counts as lost.
+    pub conversation: Option<IgnoredAny>,
+    pub prompt: Option<IgnoredAny>,
+    pub max_tool_calls: Option<IgnoredAny>,
+    pub top_logprobs: Option<IgnoredAny>,
+    pub context_management: Option<IgnoredAny>,
+}
+
+impl Body<'_> {
+    /// How many fields no translation carries.
+    pub fn uncarried(&self) -> usize {
+        let text = self.text.0.as_ref();
+        [
+            &self.conversation,
+            &self.prompt,
+            &self.max_tool_calls,
+            &self.top_logprobs,
+            &self.context_management,
+            text.map_or(&None, |text| &text.verbosity),
+        ]
+        .into_iter()
+        .filter(|field| field.is_some())
+        .count()
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -56,6 +80,7 @@ pub(super) struct ReasoningField<'a> {
 pub(super) struct TextField<'a> {
     #[serde(borrow)]
     pub format: Obj<Format<'a>>,
+    pub verbosity: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Default, Deserialize)]
