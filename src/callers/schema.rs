@@ -68,11 +68,20 @@ pub(super) fn object_schema(schema: &RawValue) -> Box<RawValue> {
 fn flatten_root(root: &mut Map<String, Value>) {
     for (union, requires_all) in [("allOf", true), ("anyOf", false), ("oneOf", false)] {
         if let Some(Value::Array(branches)) = root.remove(union) {
+            let whole = Value::Object(root.clone());
+            let branches: Vec<Value> =
+                branches.iter().map(|branch| resolved(branch, &whole).clone()).collect();
             merge_branches(root, &branches, requires_all);
         }
     }
     root.insert("type".into(), "object".into());
     root.entry("properties").or_insert_with(|| Map::new().into());
+}
+
+/// What a branch refers to, if it refers to a part of the same schema.
+fn resolved<'v>(branch: &'v Value, root: &'v Value) -> &'v Value {
+    let pointer = branch["$ref"].as_str().and_then(|target| target.strip_prefix('#'));
+    pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(branch)
 }
 
 fn merge_branches(root: &mut Map<String, Value>, branches: &[Value], requires_all: bool) {
@@ -174,6 +183,8 @@ mod tests {
         let all = schema_of(json!({"allOf": [a, b]}));
         assert_eq!(all["required"], json!(["a", "k"]));
         assert!(all.get("allOf").is_none());
+        let referred = json!({"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": a, "b": b}});
+        assert_eq!(schema_of(referred)["properties"].as_object().unwrap().len(), 2);
     }
 
     #[test]

@@ -211,7 +211,8 @@ pub(super) fn tool_choice(
 }
 
 fn named(choice: &Value, tools: &[Tool]) -> Result<String, ParseError> {
-    let name = choice["name"].as_str().or(choice["function"]["name"].as_str()).unwrap_or_default();
+    let nested = choice["function"]["name"].as_str().or(choice["custom"]["name"].as_str());
+    let name = choice["name"].as_str().or(nested).unwrap_or_default();
     let namespace = choice["namespace"].as_str();
     tools
         .iter()
@@ -224,6 +225,8 @@ fn named(choice: &Value, tools: &[Tool]) -> Result<String, ParseError> {
 }
 
 fn allowed(choice: &Value, tools: &mut Vec<Tool>) -> Result<ToolChoice, ParseError> {
+    // Chat Completions nests what Responses writes flat.
+    let choice = choice.get("allowed_tools").unwrap_or(choice);
     let mut names = Vec::new();
     for tool in choice["tools"].as_array().into_iter().flatten() {
         // A hosted tool in the list restricts nothing that we offer.
@@ -312,6 +315,11 @@ mod tests {
         assert_eq!(choose(forced.clone()).unwrap(), (ToolChoice::Named("ns__a".into()), 2));
         let some = json!({"type": "allowed_tools", "mode": "required", "tools": [forced]});
         assert_eq!(choose(some).unwrap(), (ToolChoice::Required, 1));
+        let nested = json!({"type": "allowed_tools", "allowed_tools": {"mode": "required",
+            "tools": [{"type": "function", "function": {"name": "b"}}]}});
+        assert_eq!(choose(nested).unwrap(), (ToolChoice::Required, 1));
+        let custom = json!({"type": "custom", "custom": {"name": "b"}});
+        assert_eq!(choose(custom).unwrap(), (ToolChoice::Named("b".into()), 2));
         let error = choose(json!({"type": "function", "name": "zzz"})).unwrap_err();
         assert!(error.to_string().contains("/tool_choice"), "{error}");
     }

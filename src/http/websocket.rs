@@ -113,7 +113,7 @@ impl Connection {
             };
             next = match self.turn(&text, &mut messages).await {
                 Ok(next) => next,
-                Err(Gone) => return,
+                Err(Gone) => break,
             };
         }
         let _ = self.session.close(Some(CloseCode::Normal.into())).await;

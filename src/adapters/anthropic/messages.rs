@@ -289,6 +289,7 @@ impl<'a> Builder<'a, '_> {
     fn image(&mut self, image: &'a Image) -> Block<'a> {
         let may_go = self.admitted.next() == Some(true);
         let source = match data_url(&image.url) {
+            Some(("image/jpg", data)) => Some(Source::Base64 { media_type: "image/jpeg", data }),
             Some((media_type, data)) if FORMATS.contains(&media_type) => {
                 Some(Source::Base64 { media_type, data })
             }

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, collections::HashSet};
 
 use serde::Serialize;
-use serde_json::{Number, value::RawValue};
+use serde_json::{Number, Value, value::RawValue};
 
 use super::{
     super::{Target, history::system_text},
@@ -41,7 +41,7 @@ struct Countable<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     thinking: Option<Thinking>,
     #[serde(skip_serializing_if = "OutputConfig::is_empty")]
-    output_config: OutputConfig<'a>,
+    output_config: OutputConfig,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<WireTool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,14 +52,14 @@ struct Countable<'a> {
 }
 
 #[derive(Default, Serialize)]
-struct OutputConfig<'a> {
+struct OutputConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     effort: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    format: Option<Format<'a>>,
+    format: Option<Format>,
 }
 
-impl OutputConfig<'_> {
+impl OutputConfig {
     fn is_empty(&self) -> bool {
         self.effort.is_none() && self.format.is_none()
     }
@@ -67,8 +67,8 @@ impl OutputConfig<'_> {
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Format<'a> {
-    JsonSchema { schema: &'a RawValue },
+enum Format {
+    JsonSchema { schema: Value },
 }
 
 #[derive(Serialize)]
@@ -104,6 +104,13 @@ pub(super) fn encode(prompt: &Prompt, target: &Target<'_>) -> (Vec<u8>, Losses) 
     let (countable, plan) = countable_of(prompt, target, &mut losses);
     let (temperature, top_p) = sampling(prompt, target, &plan, &mut losses);
     let stop = &prompt.sampling.stop;
+    if stop.iter().any(|text| text.trim().is_empty()) {
+        // Refused by Anthropic.
+        losses.add(LossKind::Field);
+    }
+    if prompt.sampling.max_output_tokens.is_some_and(|limit| limit != plan.max_tokens) {
+        losses.add(LossKind::Field);
+    }
     let body = Body {
         model: target.quirks.wire_model(target.model),
         max_tokens: plan.max_tokens,
@@ -269,12 +276,16 @@ fn tool_choice<'a>(
     Some(choice)
 }
 
-fn format<'a>(prompt: &'a Prompt, target: &Target<'_>, losses: &mut Losses) -> Option<Format<'a>> {
+fn format(prompt: &Prompt, target: &Target<'_>, losses: &mut Losses) -> Option<Format> {
     let refused = lists(target.quirks.no_response_format_models.as_ref(), target.model);
     match &prompt.output {
         OutputFormat::Text => None,
         OutputFormat::JsonSchema(format) if !refused => {
-            Some(Format::JsonSchema { schema: &format.schema })
+            let mut schema: Value = serde_json::from_str(format.schema.get()).unwrap_or_default();
+            if close_objects(&mut schema) {
+                losses.add(LossKind::Field);
+            }
+            Some(Format::JsonSchema { schema })
         }
         // JSON without a schema cannot be asked for here.
         OutputFormat::JsonObject | OutputFormat::JsonSchema(_) => {
@@ -282,6 +293,29 @@ fn format<'a>(prompt: &'a Prompt, target: &Target<'_>, losses: &mut Losses) -> O
             None
         }
     }
+}
+
+/// Anthropic takes only schemas whose objects are closed. Tells whether one was meant to be open.
+fn close_objects(schema: &mut Value) -> bool {
+    let mut was_open = false;
+    match schema {
+        Value::Object(object) => {
+            for inner in object.values_mut() {
+                was_open |= close_objects(inner);
+            }
+            if object.get("type").is_some_and(|kind| kind == "object") {
+                let before = object.insert("additionalProperties".into(), false.into());
+                was_open |= before.is_some_and(|before| before != Value::Bool(false));
+            }
+        }
+        Value::Array(list) => {
+            for inner in list {
+                was_open |= close_objects(inner);
+            }
+        }
+        _ => {}
+    }
+    was_open
 }
 
 /// Temperature and nucleus. A thinking model takes neither, newer ones not both, and the scale ends

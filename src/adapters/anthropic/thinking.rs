@@ -77,7 +77,7 @@ pub(super) fn plan(
             let max_tokens = limit.unwrap_or(wanted.clamp(DEFAULT_MAX_TOKENS, MAX_ADAPTIVE));
             // The newer ones leave their thinking out unless they are asked.
             let display = (reasoning.show && newer).then_some("summarized");
-            let effort = Some(label(effort, quirks, model));
+            let effort = Some(label(effort, quirks, model, newer));
             Plan { thinking: Some(Thinking::Adaptive { display }), effort, max_tokens }
         }
         // A caller that counts tokens itself knows what its model may write.
@@ -109,9 +109,14 @@ fn budget(effort: Effort) -> u64 {
     }
 }
 
-fn label(effort: Effort, quirks: &Quirks, model: &str) -> String {
+/// The wire's word for an effort; `xhigh` came with the models that only adapt.
+fn label(effort: Effort, quirks: &Quirks, model: &str, newer: bool) -> String {
     let configured = quirks.efforts(model).is_some();
-    let own = if effort == Effort::Minimal { Effort::Low } else { effort };
+    let own = match effort {
+        Effort::Minimal => Effort::Low,
+        Effort::XHigh if !newer => Effort::High,
+        other => other,
+    };
     let known = configured.then(|| quirks.wire_effort(model, effort)).flatten();
     known.unwrap_or_else(|| own.label().to_owned())
 }
@@ -191,6 +196,9 @@ mod tests {
         assert_eq!(planned("claude-haiku-4-5", Effort::Max, None).thinking, enabled(27_904));
         let old = planned("claude-opus-4-6", Effort::XHigh, None);
         assert_eq!(old.thinking, Some(Thinking::Adaptive { display: None }));
+        assert_eq!(old.effort.as_deref(), Some("high"));
+        let newest = planned("claude-opus-4-7", Effort::XHigh, None);
+        assert_eq!(newest.effort.as_deref(), Some("xhigh"));
         let new = planned("claude-sonnet-5", Effort::Minimal, Some(500));
         assert_eq!(new.thinking, Some(Thinking::Adaptive { display: Some("summarized") }));
         assert_eq!((new.effort.as_deref(), new.max_tokens), (Some("low"), 500));

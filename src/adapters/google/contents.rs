@@ -75,6 +75,9 @@ impl<'a> WirePart<'a> {
 /// Source: ai.google.dev/gemini-api/docs/thought-signatures, 2026-11.
 const NO_SIGNATURE: &str = "skip_thought_signature_validator";
 const EMPTY: &str = "(empty)";
+/// Formats that Gemini reads.
+/// Source: ai.google.dev/gemini-api/docs/image-understanding, 2026-11.
+const FORMATS: [&str; 5] = ["image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"];
 
 /// Builds the contents of a conversation, from the message at `first` on.
 pub(super) fn contents<'a>(
@@ -231,7 +234,13 @@ impl<'a> Builder<'a, '_> {
 
     /// An image that comes with the request. Gemini does not fetch addresses.
     fn image(&mut self, image: &'a Image) -> WirePart<'a> {
-        match data_url(&image.url).filter(|_| self.sees_images) {
+        let picture = data_url(&image.url).filter(|_| self.sees_images);
+        let known = picture.and_then(|(kind, data)| {
+            // A common misspelling.
+            let kind = if kind == "image/jpg" { "image/jpeg" } else { kind };
+            FORMATS.contains(&kind).then_some((kind, data))
+        });
+        match known {
             Some((mime_type, data)) => WirePart::new(Kind::InlineData { mime_type, data }),
             None => {
                 self.losses.add(LossKind::Image);

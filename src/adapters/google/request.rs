@@ -195,6 +195,11 @@ fn config<'a>(prompt: &'a Prompt, target: &Target<'_>, losses: &mut Losses) -> C
     }
     let (response_mime_type, response_json_schema) = match &prompt.output {
         OutputFormat::Text => (None, None),
+        // Before Gemini 3, JSON and tools exclude each other.
+        _ if !prompt.tools.is_empty() && generation(model).is_some_and(|major| major < 3) => {
+            losses.add(LossKind::Field);
+            (None, None)
+        }
         _ if lists(quirks.no_response_format_models.as_ref(), model) => {
             losses.add(LossKind::Field);
             (None, None)

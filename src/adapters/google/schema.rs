@@ -59,6 +59,8 @@ impl Reducer<'_> {
     fn object(&mut self, schema: &Map<String, Value>, depth: usize) -> Value {
         let mut out = Map::new();
         let (kind, mut nullable) = kind(schema);
+        let kinds = schema.get("type").and_then(Value::as_array);
+        self.lost |= kinds.is_some_and(|kinds| kinds.iter().filter(|k| *k != "null").count() > 1);
         if let Some(kind) = kind {
             out.insert("type".into(), kind.into());
         }
@@ -71,6 +73,10 @@ impl Reducer<'_> {
                     out.insert(key.clone(), value.clone());
                 }
                 "nullable" => nullable |= value == &Value::Bool(true),
+                "enum" if value.as_array().is_some_and(|values| values.contains(&Value::Null)) => {
+                    nullable = true;
+                    self.enumeration(value.as_array(), &mut out);
+                }
                 "required" if value.is_array() => {
                     out.insert("required".into(), value.clone());
                 }
@@ -91,7 +97,11 @@ impl Reducer<'_> {
                 "allOf" => self.intersection(value, depth, &mut out),
                 "pattern" | "minLength" | "maxLength" | "minimum" | "maximum" | "minItems"
                 | "maxItems" | "uniqueItems" | "multipleOf" | "exclusiveMinimum"
-                | "exclusiveMaximum" | "patternProperties" | "not" | "if" => self.lost = true,
+                | "exclusiveMaximum" | "patternProperties" | "not" | "if" | "prefixItems"
+                | "minProperties" | "maxProperties" | "contains" | "propertyNames" => {
+                    self.lost = true;
+                }
+                "additionalProperties" if value.is_object() => self.lost = true,
                 // Notes, and `additionalProperties`, which Gemini takes as given.
                 _ => {}
             }
@@ -121,10 +131,24 @@ impl Reducer<'_> {
         out.into()
     }
 
+    /// Whether a branch describes a value, rather than only what must be there.
+    fn says_something(&mut self, branch: &Value) -> bool {
+        const SAYING: [&str; 9] =
+            ["type", "properties", "items", "enum", "const", "$ref", "anyOf", "oneOf", "allOf"];
+        let says = SAYING.iter().any(|key| branch.get(*key).is_some());
+        self.lost |= !says;
+        says
+    }
+
     /// Only strings may be enumerated.
     fn enumeration(&mut self, values: Option<&Vec<Value>>, out: &mut Map<String, Value>) {
         let values = values.into_iter().flatten();
-        let texts: Vec<Value> = values.filter(|value| value.is_string()).cloned().collect();
+        // An empty one is refused; `null` is said otherwise.
+        let (texts, others): (Vec<Value>, Vec<Value>) = values
+            .filter(|value| !value.is_null())
+            .cloned()
+            .partition(|value| value.as_str().is_some_and(|text| !text.is_empty()));
+        self.lost |= !others.is_empty();
         let is_text = out.get("type").is_none_or(|kind| kind == "string");
         if texts.is_empty() || !is_text {
             self.lost = true;
@@ -139,11 +163,12 @@ impl Reducer<'_> {
         let branches = branches.as_array().cloned().unwrap_or_default();
         let is_null = |branch: &Value| branch["type"] == "null";
         let nullable = branches.iter().any(is_null);
-        let mut others: Vec<Value> = branches
-            .iter()
-            .filter(|branch| !is_null(branch))
-            .map(|branch| self.schema(branch, depth + 1))
-            .collect();
+        let mut others = Vec::new();
+        for branch in &branches {
+            if !is_null(branch) && self.says_something(branch) {
+                others.push(self.schema(branch, depth + 1));
+            }
+        }
         if others.len() == 1 {
             if let Value::Object(only) = others.remove(0) {
                 for (key, value) in only {
@@ -159,6 +184,9 @@ impl Reducer<'_> {
     /// All of several schemas: their properties together.
     fn intersection(&mut self, branches: &Value, depth: usize, out: &mut Map<String, Value>) {
         for branch in branches.as_array().into_iter().flatten() {
+            if !self.says_something(branch) {
+                continue;
+            }
             let Value::Object(branch) = self.schema(branch, depth + 1) else { continue };
             for (key, value) in branch {
                 match (out.get_mut(&key), value) {
@@ -235,6 +263,18 @@ mod tests {
                 false,
             ),
             (json!({"const": "x"}), json!({"type": "string", "enum": ["x"]}), false),
+            (json!({"enum": ["a", "", 1]}), json!({"type": "string", "enum": ["a"]}), true),
+            (
+                json!({"enum": ["a", null]}),
+                json!({"type": "string", "enum": ["a"], "nullable": true}),
+                false,
+            ),
+            (json!({"type": ["string", "integer"]}), json!({"type": "string"}), true),
+            (
+                json!({"type": "object", "properties": {"a": {"type": "string"}}, "anyOf": [{"required": ["a"]}]}),
+                json!({"type": "object", "properties": {"a": {"type": "string"}}}),
+                true,
+            ),
             (json!({"enum": [1, 2]}), json!({"type": "string"}), true),
             (
                 json!({"anyOf": [{"type": "null"}, {"type": "integer"}]}),

@@ -59,6 +59,7 @@ struct Body<'a> {
     audio: Option<IgnoredAny>,
     prediction: Option<IgnoredAny>,
     web_search_options: Option<IgnoredAny>,
+    verbosity: Option<IgnoredAny>,
     functions: Option<IgnoredAny>,
     function_call: Option<IgnoredAny>,
 }
@@ -212,6 +213,7 @@ fn uncarried(body: &Body<'_>) -> usize {
         &body.audio,
         &body.prediction,
         &body.web_search_options,
+        &body.verbosity,
         &body.functions,
         &body.function_call,
     ]

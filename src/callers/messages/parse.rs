@@ -43,6 +43,7 @@ struct Body<'a> {
     stream: Option<bool>,
     // What no translation carries; each that is there counts as lost.
     top_k: Option<IgnoredAny>,
+    service_tier: Option<IgnoredAny>,
     context_management: Option<IgnoredAny>,
     container: Option<IgnoredAny>,
     mcp_servers: Option<IgnoredAny>,
@@ -176,7 +177,13 @@ pub fn parse(raw: &[u8]) -> Result<Call, ParseError> {
     }
     conversation.finish();
     let Conversation { system, messages, mut losses, .. } = conversation;
-    for field in [&body.top_k, &body.context_management, &body.container, &body.mcp_servers] {
+    for field in [
+        &body.top_k,
+        &body.service_tier,
+        &body.context_management,
+        &body.container,
+        &body.mcp_servers,
+    ] {
         if field.is_some() {
             losses.add(LossKind::Field);
         }

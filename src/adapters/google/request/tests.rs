@@ -135,14 +135,18 @@ fn thinking_in_the_form_of_the_generation() {
 
 #[test]
 fn options_and_losses() {
-    let (body, losses) = encode(json!({"tools": [
+    let asked = json!({"tools": [
             {"type": "function", "name": "f", "strict": true, "parameters": {"type": "object",
                 "properties": {"a": {"type": "string", "pattern": "x"}}}},
             {"type": "function", "name": "g"}],
         "tool_choice": {"type": "function", "name": "f"}, "parallel_tool_calls": false,
         "temperature": 0.5, "top_p": 0.9, "max_output_tokens": 7, "stop": "X",
-        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}}}));
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}}});
+    let (_, body, losses) = encode_for("gemini-3-pro", asked.clone());
     assert_eq!(losses, "tool_schema=1,field=2");
+    let (older, losses) = encode(asked);
+    assert_eq!(losses, "tool_schema=1,field=3", "JSON and tools exclude each other there");
+    assert_eq!(older["generationConfig"].get("responseMimeType"), None);
     assert_eq!(
         body["generationConfig"],
         json!({"maxOutputTokens": 7, "temperature": 0.5, "topP": 0.9, "stopSequences": ["X"],
