@@ -73,7 +73,7 @@ pub enum Rejection {
     #[error("keys do not belong into the URL; send a header")]
     KeyInUrl,
     /// It carries no key, or a wrong one.
-    #[error("a valid key is required, in x-opencodex-api-key or as a bearer token")]
+    #[error("a valid key is required, in x-opencodex-api-key, in x-api-key or as a bearer token")]
     Key,
 }
 

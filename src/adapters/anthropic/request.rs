@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     model::{
-        AssistantPart, LossKind, Losses, Message, OutputFormat, Prompt, Reasoning, ToolChoice,
+        AssistantPart, Effort, LossKind, Losses, Message, OutputFormat, Prompt, Reasoning,
+        ToolChoice,
     },
     registry::{TOOL_NAME_ESCAPE, lists},
 };
@@ -143,6 +144,11 @@ fn countable_of<'a>(
     let limit = prompt.sampling.max_output_tokens;
     let plan_for = |reasoning: &Reasoning| thinking::plan(reasoning, limit, quirks, target.model);
     let mut plan = plan_for(&prompt.reasoning);
+    let wished = prompt.reasoning.effort.is_some_and(|effort| effort != Effort::None);
+    if wished && !plan.thinks() {
+        // No room for it, or a model that does not.
+        losses.add(LossKind::Field);
+    }
     if plan.demands_thoughts() && lacks_thoughts(&messages) {
         // Refused otherwise. The next question of the user thinks again.
         losses.add(LossKind::Field);

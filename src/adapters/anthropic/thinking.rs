@@ -89,9 +89,13 @@ pub(super) fn plan(
         }
         Some(effort) => {
             let wanted = budget(effort);
-            let max_tokens =
-                limit.unwrap_or(DEFAULT_MAX_TOKENS).max(wanted + ANSWER).min(MAX_WITH_BUDGET);
-            let budget_tokens = wanted.min(max_tokens - ANSWER / 2).max(MIN_BUDGET);
+            // A limit of the caller is what the answer may cost, thoughts included.
+            let max_tokens = limit.unwrap_or((wanted + ANSWER).min(MAX_WITH_BUDGET));
+            let room = max_tokens.saturating_sub(ANSWER / 2).max(max_tokens / 2);
+            let budget_tokens = wanted.min(room);
+            if budget_tokens < MIN_BUDGET {
+                return plain(None);
+            }
             Plan { thinking: Some(Thinking::Enabled { budget_tokens }), effort: None, max_tokens }
         }
     }
@@ -231,8 +235,12 @@ mod tests {
             let asked =
                 Reasoning { budget_tokens: own.map(u64::from), ..asked(Some(effort)) };
             let plan = plan(&asked, limit.map(u64::from), &Quirks::default(), "claude-sonnet-4-5");
-            let Some(Thinking::Enabled { budget_tokens }) = plan.thinking else { panic!() };
-            prop_assert!(plan.max_tokens > budget_tokens && budget_tokens >= MIN_BUDGET);
+            if let Some(Thinking::Enabled { budget_tokens }) = plan.thinking {
+                prop_assert!(plan.max_tokens > budget_tokens && budget_tokens >= MIN_BUDGET);
+            }
+            if let (Some(limit), None) = (limit, own) {
+                prop_assert_eq!(plan.max_tokens, u64::from(limit), "a limit is a limit");
+            }
         }
     }
 }

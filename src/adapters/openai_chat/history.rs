@@ -134,6 +134,9 @@ impl<'a> History<'a, '_> {
                     // The capsule has it whole, also when none of it was shown.
                     match self.target.open(encrypted.as_deref()) {
                         Some(state) if !state.text.is_empty() => reasoning.push_str(&state.text),
+                        _ if text.is_empty() && encrypted.is_some() => {
+                            self.losses.add(LossKind::Reasoning);
+                        }
                         _ => reasoning.push_str(text),
                     }
                 }

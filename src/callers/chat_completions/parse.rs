@@ -60,6 +60,7 @@ struct Body<'a> {
     prediction: Option<IgnoredAny>,
     web_search_options: Option<IgnoredAny>,
     verbosity: Option<IgnoredAny>,
+    modalities: Option<IgnoredAny>,
     functions: Option<IgnoredAny>,
     function_call: Option<IgnoredAny>,
 }
@@ -214,6 +215,7 @@ fn uncarried(body: &Body<'_>) -> usize {
         &body.prediction,
         &body.web_search_options,
         &body.verbosity,
+        &body.modalities,
         &body.functions,
         &body.function_call,
     ]

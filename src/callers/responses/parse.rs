@@ -158,10 +158,11 @@ mod tests {
 
     #[test]
     fn fields_that_no_translation_carries_are_counted() {
-        let call =
-            ok(r#"{"model":"m","max_tool_calls":3,"top_logprobs":null,"text":{"verbosity":"low"},
-            "metadata":{},"store":false,"include":[]}"#);
-        assert_eq!(call.prompt.losses.to_string(), "field=2");
+        let call = ok(
+            r#"{"model":"m","max_tool_calls":3,"top_logprobs":null,"text":{"verbosity":"low"},"background":true,"truncation":"disabled",
+            "metadata":{},"store":false,"include":[]}"#,
+        );
+        assert_eq!(call.prompt.losses.to_string(), "field=3");
     }
 
     #[test]

@@ -46,6 +46,10 @@ pub(super) struct Body<'a> {
     pub max_tool_calls: Option<IgnoredAny>,
     pub top_logprobs: Option<IgnoredAny>,
     pub context_management: Option<IgnoredAny>,
+    #[serde(borrow)]
+    pub background: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub truncation: Str<'a>,
 }
 
 impl Body<'_> {
@@ -63,6 +67,8 @@ impl Body<'_> {
         .into_iter()
         .filter(|field| field.is_some())
         .count()
+            + usize::from(self.background.is_some_and(|background| background.get() == "true"))
+            + usize::from(self.truncation.get() == Some("auto"))
     }
 }
 
