@@ -14,6 +14,7 @@ mod forward;
 mod front_doors;
 mod metamorphic;
 mod process;
+mod relay;
 mod reload;
 mod restarts;
 mod supervision;
