@@ -18,14 +18,14 @@ const BASE_URL: &str = "https://up.example";
 
 /// A body as it goes upstream, without Anthropic's markers: they move with every turn and are no part
 /// of what its cache compares.
-fn encode(kind: AdapterKind, input: &[Value], key: u8) -> String {
+fn encode(kind: AdapterKind, input: &[Value]) -> String {
     let body = json!({"model": "m", "stream": true, "instructions": "Be good.", "input": input,
         "store": false, "prompt_cache_key": "thread-1",
         "reasoning": {"effort": "high", "summary": "auto"},
         "tools": [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"b": {}, "a": {}}}},
             {"type": "custom", "name": "apply_patch"}]});
     let prompt = Protocol::Responses.parse(body.to_string().into()).unwrap().prompt;
-    let sealer = CapsuleKey::new([key; 32]).sealer(kind.name(), BASE_URL);
+    let sealer = CapsuleKey::new([1; 32]).sealer(kind.name(), BASE_URL);
     let model = match kind {
         AdapterKind::Google => "gemini-3-pro",
         AdapterKind::OpenAiChat => "thinker",
@@ -120,14 +120,14 @@ proptest! {
                 json!({"type": "message", "role": "developer", "content": "Base instructions."}),
                 json!({"type": "message", "role": "user", "content": "question"}),
             ];
-            let mut before = encode(kind, &input, 1);
+            let mut before = encode(kind, &input);
             for (n, turn) in turns.iter().enumerate() {
                 grow(kind, &mut input, n, turn);
-                let after = encode(kind, &input, 1);
+                let after = encode(kind, &input);
                 let common = &before[..last_message(&before)];
                 prop_assert!(after.starts_with(common), "{}:\n{}\n{}", kind.name(), before, after);
                 // A restart and a second replica have the same key, and so the same bytes.
-                prop_assert_eq!(&encode(kind, &input, 1), &after);
+                prop_assert_eq!(&encode(kind, &input), &after);
                 before = after;
             }
         }
@@ -144,6 +144,6 @@ fn the_check_can_fail() {
     let mut other = input.to_vec();
     other[0]["content"] = "x".into();
     let (before, after) =
-        (encode(AdapterKind::Anthropic, &input, 1), encode(AdapterKind::Anthropic, &other, 1));
+        (encode(AdapterKind::Anthropic, &input), encode(AdapterKind::Anthropic, &other));
     assert!(!after.starts_with(&before[..last_message(&before)]));
 }

@@ -1,4 +1,5 @@
-//! The bound on what one answer makes us hold.
+//! The bound on the text and arguments that one answer makes us hold. Signatures, redacted blocks and
+//! ids are not counted yet.
 
 use super::Failure;
 use crate::model::Event;

@@ -173,12 +173,7 @@ fn deliver(
 }
 
 /// The headers of an answer: what a person needs to find out what happened to a call.
-pub(super) fn head(
-    answer: &Answer,
-    turn: &Turn,
-    record: &CallRecord,
-    id: &str,
-) -> HttpResponseBuilder {
+fn head(answer: &Answer, turn: &Turn, record: &CallRecord, id: &str) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response
         .insert_header(("x-request-id", id))
@@ -203,7 +198,7 @@ pub(super) fn head(
 /// # Errors
 ///
 /// When they cannot be given on.
-pub(super) fn document(
+fn document(
     answer: Answer,
     mut emitter: Box<dyn Emit>,
     record: &mut CallRecord,

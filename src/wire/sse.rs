@@ -242,7 +242,8 @@ impl SseParser {
     }
 }
 
-/// Appends one frame whose data is JSON from a serialiser, hence a single line.
+/// Appends one frame whose data is JSON from a serialiser. That is a single line, unless `data` holds
+/// raw JSON of others: a line break in it would cut the frame.
 pub fn write_frame<T: serde::Serialize>(out: &mut BytesMut, event: &str, data: &T) {
     start_frame(out, event);
     // Writing into memory cannot fail, and our own types serialise.

@@ -158,7 +158,7 @@ impl Scripted {
     }
 }
 
-/// Everything that a vendor would refuse.
+/// The texts of a message, which may be one or a list of parts.
 fn texts(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

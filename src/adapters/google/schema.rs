@@ -39,7 +39,7 @@ impl Reducer<'_> {
             self.lost = true;
             return serde_json::json!({"type": "object"});
         }
-        // `true`, `{}` and the like allow anything, which Gemini writes as a string.
+        // `true` allows anything, which cannot be said here; a string is the nearest.
         let Value::Object(schema) = schema else {
             return serde_json::json!({"type": "string"});
         };
@@ -73,10 +73,6 @@ impl Reducer<'_> {
                     out.insert(key.clone(), value.clone());
                 }
                 "nullable" => nullable |= value == &Value::Bool(true),
-                "enum" if value.as_array().is_some_and(|values| values.contains(&Value::Null)) => {
-                    nullable = true;
-                    self.enumeration(value.as_array(), &mut out);
-                }
                 "required" if value.is_array() => {
                     out.insert("required".into(), value.clone());
                 }
@@ -91,7 +87,11 @@ impl Reducer<'_> {
                     let items = self.schema(value, depth + 1);
                     out.insert("items".into(), items);
                 }
-                "enum" => self.enumeration(value.as_array(), &mut out),
+                "enum" => {
+                    let values = value.as_array();
+                    nullable |= values.is_some_and(|values| values.contains(&Value::Null));
+                    self.enumeration(values, &mut out);
+                }
                 "const" => self.enumeration(Some(&vec![value.clone()]), &mut out),
                 "anyOf" | "oneOf" => nullable |= self.union(value, depth, &mut out),
                 "allOf" => self.intersection(value, depth, &mut out),

@@ -384,7 +384,8 @@ fn tool_choice(choice: Option<&Choice<'_>>, tools: &[Tool]) -> Result<ToolChoice
     })
 }
 
-/// A budget is an effort to every other protocol; Anthropic's own gets the budget back.
+/// A budget is an effort to every other protocol, and to Claudes that adapt; those that take a budget
+/// get it back.
 fn reasoning(body: &Body<'_>) -> Reasoning {
     let stated = body.output_config.0.as_ref().and_then(|config| config.effort.get());
     let stated = stated.and_then(Effort::parse);
