@@ -1,8 +1,10 @@
-//! The bound on the text and arguments that one answer makes us hold. Signatures, redacted blocks and
-//! ids are not counted yet.
+//! The bound on what one answer makes us hold.
 
 use super::Failure;
 use crate::model::Event;
+
+/// What an item costs beside its texts: its own record, ids that we mint, list slots.
+const PER_ITEM: usize = 256;
 
 /// Counts the bytes held for an answer.
 #[derive(Debug)]
@@ -21,7 +23,14 @@ impl Retention {
         match event {
             Event::TextDelta(text) | Event::ReasoningDelta(text) => self.add(text.len()),
             Event::CallDelta { arguments, .. } => self.add(arguments.len()),
-            Event::State(state) => self.add(state.text.len()),
+            Event::State(state) => {
+                let opaque = [&state.signature, &state.redacted].into_iter().flatten();
+                self.add(PER_ITEM + state.text.len() + opaque.map(String::len).sum::<usize>())
+            }
+            Event::CallStarted { call_id, name, .. } => {
+                self.add(PER_ITEM + call_id.len() + name.len())
+            }
+            Event::StopSequence(text) => self.add(text.len()),
             _ => Ok(()),
         }
     }

@@ -242,29 +242,35 @@ impl SseParser {
     }
 }
 
-/// Appends one frame whose data is JSON from a serialiser. That is a single line, unless `data` holds
-/// raw JSON of others: a line break in it would cut the frame.
+/// Appends one frame whose data is JSON from a serialiser. Raw JSON of others in it may be of several
+/// lines, which become one.
 pub fn write_frame<T: serde::Serialize>(out: &mut BytesMut, event: &str, data: &T) {
     start_frame(out, event);
+    let from = out.len();
     // Writing into memory cannot fail, and our own types serialise.
     let written = serde_json::to_writer(Sink(out), data);
     debug_assert!(written.is_ok(), "{written:?}");
+    join_lines(&mut out[from..]);
     out.extend_from_slice(b"\n\n");
 }
 
-/// Appends one frame with JSON from elsewhere. A line break in it can only be white space between
-/// tokens, so it becomes a blank: nobody can smuggle a second field into the stream.
+/// Appends one frame with JSON from elsewhere, on one line.
 pub fn write_raw_frame(out: &mut BytesMut, event: &str, json: &[u8]) {
     start_frame(out, event);
-    if memchr2(b'\n', b'\r', json).is_none() {
-        out.extend_from_slice(json);
-    } else {
-        out.extend(json.iter().map(|byte| match byte {
-            b'\n' | b'\r' => b' ',
-            other => *other,
-        }));
-    }
+    let from = out.len();
+    out.extend_from_slice(json);
+    join_lines(&mut out[from..]);
     out.extend_from_slice(b"\n\n");
+}
+
+/// A line break in JSON can only be white space between tokens, so it becomes a blank: nobody can
+/// smuggle a second field into the stream.
+fn join_lines(json: &mut [u8]) {
+    let mut rest = json;
+    while let Some(at) = memchr2(b'\n', b'\r', rest) {
+        rest[at] = b' ';
+        rest = &mut rest[at + 1..];
+    }
 }
 
 /// Protocols whose frames have no name pass `""`.
@@ -405,6 +411,17 @@ mod tests {
                     if frame.is_err() { break 'stream }
                 }
             }
+        }
+
+        #[test]
+        fn p03_p04_raw_json_of_several_lines_is_one_frame(breaks in "[ \n\r]{0,9}", text in any::<String>()) {
+            let raw = serde_json::to_string(&text).unwrap();
+            let raw = serde_json::value::RawValue::from_string(format!("[{breaks}{raw}{breaks}]")).unwrap();
+            let mut out = BytesMut::new();
+            write_frame(&mut out, "e", &raw);
+            let frames = parse([&out[..]]);
+            prop_assert_eq!(frames.len(), 1);
+            prop_assert_eq!(serde_json::from_slice::<[String; 1]>(&frames[0].1).unwrap(), [text]);
         }
 
         #[test]

@@ -102,7 +102,8 @@ fn check_stream(
     error: Option<&DecodeError>,
 ) -> Result<(), String> {
     let tool = r#"{"model":"m","input":[],"messages":[],"tools":[
-        {"type":"function","name":"f"},{"type":"function","name":"exec_command"},{"type":"custom","name":"apply_patch"}]}"#;
+        {"type":"function","name":"f"},{"type":"function","name":"exec_command"},{"type":"custom","name":"apply_patch"},
+        {"type":"tool_search"},{"type":"local_shell"}]}"#;
     let parsed = Protocol::Responses.parse(tool.into()).map_err(|error| error.to_string())?;
     let settings = EmitterSettings {
         delivery: Delivery::Stream,
