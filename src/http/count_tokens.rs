@@ -25,7 +25,7 @@ pub async fn count_tokens(
     gateway: Data<Gateway>,
 ) -> HttpResponse {
     let mut record = gateway.record("count_tokens");
-    let turn = gateway.begin(&request);
+    let turn = gateway.begin(&request, Protocol::Messages);
     let run = async {
         let body = calls::read(&request, &mut payload, &turn, &gateway).await?;
         let call = Protocol::Messages.parse(body)?;

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     actors::{ConfigWatcher, Snapshot, SnapshotCell},
+    callers::Protocol,
     config::DataKey,
     credentials::{CallerAuth, CapsuleKey, bearer_token},
     telemetry::Metrics,
@@ -97,8 +98,14 @@ impl Shared {
 
 impl Gateway {
     /// Begins a call: pins one snapshot, and takes the caller's own login off the request.
-    pub fn begin(&self, request: &HttpRequest) -> Turn {
-        self.turn(self.caller(request))
+    ///
+    /// Only a Responses client can be logged in to ChatGPT; what a client of another vendor's protocol
+    /// calls its key is none of OpenAI's business.
+    pub fn begin(&self, request: &HttpRequest, protocol: Protocol) -> Turn {
+        self.turn(match protocol {
+            Protocol::Responses => self.caller(request),
+            Protocol::ChatCompletions | Protocol::Messages => CallerAuth::default(),
+        })
     }
 
     /// The caller's own login, without what is ours.

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     actors::Snapshot,
     adapters::{DecodeError, ModelInfo, WireRequest},
+    callers::Protocol,
     codex::catalog::{self, RoutedModel},
     error::GatewayError,
     exchange,
@@ -45,7 +46,7 @@ pub async fn list(
     asked: Query<Asked>,
     gateway: Data<Gateway>,
 ) -> Result<HttpResponse, HttpFailure> {
-    let turn = gateway.begin(&request);
+    let turn = gateway.begin(&request, Protocol::Responses);
     let models = offered(&turn.snapshot).await;
     match &asked.client_version {
         None => Ok(HttpResponse::Ok().json(openai_list(&models))),

@@ -89,6 +89,15 @@ async fn p11_listed_headers_go_to_the_forward_provider_and_none_to_others() {
     );
     assert_eq!(asked[0].header("authorization"), Some("Bearer chatgpt-token-canary"));
     assert!(asked[0].header("user-agent").unwrap().starts_with("opencodex/"), "we are ourselves");
+    for (route, body) in [
+        ("POST /v1/messages", json!({"model": "gpt-5.5", "max_tokens": 9, "messages": []})),
+        ("POST /v1/messages/count_tokens", json!({"model": "gpt-5.5", "messages": []})),
+        ("POST /v1/chat/completions", json!({"model": "gpt-5.5", "messages": []})),
+    ] {
+        let answer = app.send(route, &LOGIN, body.to_string().as_bytes()).await;
+        assert_eq!(answer.status, 401, "{route}: the key of another vendor's client is no login");
+    }
+    assert_eq!(upstream.asked().len(), 2);
     let to_chat = format!("{:?}", asked[1].headers);
     assert!(!to_chat.contains("canary") && !to_chat.contains("acct-1"), "{to_chat}");
 }
