@@ -24,7 +24,7 @@ use super::{calls, failure::plain, gateway::Gateway, routes::wrong_method, strea
 use crate::{
     callers::{ParseError, Protocol},
     credentials::CallerAuth,
-    error::GatewayError,
+    error::{BodyError, GatewayError},
     wire::{
         json::{Edit, Str, edit_object},
         sse::SseParser,
@@ -226,10 +226,13 @@ impl Connection {
         let Some(previous) = create.previous_response_id.non_empty() else {
             return Ok(own);
         };
-        match &self.last {
-            Some(last) if last.response_id == previous => Ok(joined(&last.items, &own)),
-            _ => Err(GatewayError::NoHistory),
+        let last = self.last.as_ref().filter(|last| last.response_id == previous);
+        let last = last.ok_or(GatewayError::NoHistory)?;
+        if last.items.len() + own.len() > self.limit {
+            // What one request over HTTP could not carry either.
+            return Err(BodyError::TooLarge(self.limit).into());
         }
+        Ok(joined(&last.items, &own))
     }
 
     /// Codex sends what will not change before the first question; nothing is asked upstream yet.
@@ -245,7 +248,7 @@ impl Connection {
                 json!({"type": kind, "sequence_number": sequence_number, "response": response});
             self.session.text(event.to_string()).await.map_err(|_| Gone)?;
         }
-        self.last = Some(Remembered { response_id, items });
+        self.keep(response_id, items);
         Ok(())
     }
 
@@ -290,12 +293,13 @@ impl Connection {
         if let ("response.output_item.done", Some(item)) = (kind, frame.item) {
             *items = joined(items, item.get());
         } else if let ("response.completed", Some(response)) = (kind, frame.response) {
-            // What is too much to keep is not kept: the caller then sends everything again.
-            self.last = (items.len() <= self.limit).then(|| Remembered {
-                response_id: response.id.or_empty().to_owned(),
-                items: std::mem::take(items),
-            });
+            self.keep(response.id.or_empty().to_owned(), std::mem::take(items));
         }
+    }
+
+    /// What is too much to keep is not kept: the caller then sends everything again.
+    fn keep(&mut self, response_id: String, items: String) {
+        self.last = (items.len() <= self.limit).then_some(Remembered { response_id, items });
     }
 
     async fn refuse(&mut self, error: &GatewayError) -> Result<(), Gone> {
