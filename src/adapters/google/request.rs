@@ -84,6 +84,12 @@ struct Thinking {
     include_thoughts: bool,
 }
 
+impl Thinking {
+    fn is_stated(&self) -> bool {
+        self.thinking_level.is_some() || self.thinking_budget.is_some()
+    }
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Declarations<'a> {
@@ -207,6 +213,17 @@ fn config<'a>(prompt: &'a Prompt, target: &Target<'_>, losses: &mut Losses) -> C
         OutputFormat::JsonObject => (Some(JSON), None),
         OutputFormat::JsonSchema(format) => (Some(JSON), Some(SchemaText(&format.schema))),
     };
+    let described = match &prompt.output {
+        OutputFormat::JsonSchema(format) => format.description.is_some(),
+        _ => false,
+    };
+    if described && response_json_schema.is_some() {
+        losses.add(LossKind::Field);
+    }
+    let thinking_config = thinking(&prompt.reasoning, quirks, model);
+    if prompt.reasoning.is_wanted() && !thinking_config.as_ref().is_some_and(Thinking::is_stated) {
+        losses.add(LossKind::Field);
+    }
     Config {
         max_output_tokens: sampling.max_output_tokens.or_else(|| quirks.max_output_tokens(model)),
         temperature,
@@ -216,7 +233,7 @@ fn config<'a>(prompt: &'a Prompt, target: &Target<'_>, losses: &mut Losses) -> C
         stop_sequences: &sampling.stop,
         response_mime_type,
         response_json_schema,
-        thinking_config: thinking(&prompt.reasoning, quirks, model),
+        thinking_config,
     }
 }
 
@@ -230,7 +247,7 @@ fn thinking(reasoning: &Reasoning, quirks: &Quirks, model: &str) -> Option<Think
     let generation = generation(model).filter(|_| !silent)?;
     let is_flash = model.contains("flash");
     let (mut thinking_level, mut thinking_budget) = (None, None);
-    match (generation, reasoning.effort) {
+    match (generation, reasoning.wanted()) {
         (_, None) => {}
         (3.., Some(effort)) => {
             let known = quirks.efforts(model).and_then(|_| quirks.wire_effort(model, effort));

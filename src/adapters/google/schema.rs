@@ -5,6 +5,8 @@ use serde_json::{Map, Value, value::RawValue};
 
 /// How deep `$ref`s are followed.
 const MAX_DEPTH: usize = 24;
+/// Told to the model where a value of any type is wanted.
+const AS_TEXT: &str = "(any JSON value, written as JSON text)";
 /// How many schemas one tool may have after its `$ref`s are replaced.
 const MAX_NODES: usize = 1024;
 
@@ -19,10 +21,21 @@ pub(super) struct Subset {
 pub(super) fn reduce(schema: &RawValue) -> Subset {
     let root: Value = serde_json::from_str(schema.get()).unwrap_or_default();
     let mut reducer = Reducer { root: &root, nodes: 0, lost: false };
-    let reduced = reducer.schema(&root, 0);
+    let reduced = reducer.schema(&root, 0, Place::Root);
     let has_properties =
         reduced["properties"].as_object().is_some_and(|properties| !properties.is_empty());
     Subset { parameters: has_properties.then_some(reduced), lost: reducer.lost }
+}
+
+/// What a schema stands for, which decides what becomes of one that says nothing.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// All arguments of a tool; it may have none.
+    Root,
+    /// A value, which must be described.
+    Value,
+    /// More about a value that others describe too.
+    Part,
 }
 
 struct Reducer<'a> {
@@ -32,31 +45,35 @@ struct Reducer<'a> {
 }
 
 impl Reducer<'_> {
-    fn schema(&mut self, schema: &Value, depth: usize) -> Value {
+    fn schema(&mut self, schema: &Value, depth: usize, place: Place) -> Value {
         self.nodes += 1;
         if depth > MAX_DEPTH || self.nodes > MAX_NODES {
-            // A schema that contains itself: some object is all that can be said.
-            self.lost = true;
-            return serde_json::json!({"type": "object"});
+            // A schema that contains itself.
+            return self.unsayable(None);
         }
-        // `true` allows anything, which cannot be said here; a string is the nearest.
         let Value::Object(schema) = schema else {
-            return serde_json::json!({"type": "string"});
+            return self.unsayable(None);
         };
         if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
             let found = target.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
             return match found {
-                Some(found) => self.schema(&found.clone(), depth + 1),
-                None => {
-                    self.lost = true;
-                    serde_json::json!({"type": "object"})
-                }
+                Some(found) => self.schema(&found.clone(), depth + 1, place),
+                None => self.unsayable(schema.get("description")),
             };
         }
-        self.object(schema, depth)
+        self.object(schema, depth, place)
     }
 
-    fn object(&mut self, schema: &Map<String, Value>, depth: usize) -> Value {
+    /// What may be anything, or an object of whatever properties, cannot be said here; objects without
+    /// properties are refused. Any of it can be written as text.
+    fn unsayable(&mut self, description: Option<&Value>) -> Value {
+        self.lost = true;
+        let description = description.and_then(Value::as_str).unwrap_or_default();
+        let blank = if description.is_empty() { "" } else { " " };
+        serde_json::json!({"type": "string", "description": format!("{description}{blank}{AS_TEXT}")})
+    }
+
+    fn object(&mut self, schema: &Map<String, Value>, depth: usize, place: Place) -> Value {
         let mut out = Map::new();
         let (kind, mut nullable) = kind(schema);
         let kinds = schema.get("type").and_then(Value::as_array);
@@ -79,12 +96,14 @@ impl Reducer<'_> {
                 "properties" => {
                     let properties = value.as_object().into_iter().flatten();
                     let reduced: Map<String, Value> = properties
-                        .map(|(name, inner)| (name.clone(), self.schema(inner, depth + 1)))
+                        .map(|(name, inner)| {
+                            (name.clone(), self.schema(inner, depth + 1, Place::Value))
+                        })
                         .collect();
                     out.insert("properties".into(), reduced.into());
                 }
                 "items" => {
-                    let items = self.schema(value, depth + 1);
+                    let items = self.schema(value, depth + 1, Place::Value);
                     out.insert("items".into(), items);
                 }
                 "enum" => {
@@ -106,8 +125,9 @@ impl Reducer<'_> {
                 _ => {}
             }
         }
-        if out.get("type").and_then(Value::as_str) == Some("array") && !out.contains_key("items") {
-            out.insert("items".into(), serde_json::json!({"type": "string"}));
+        if out.get("type").is_some_and(|kind| kind == "array") && !out.contains_key("items") {
+            let items = self.unsayable(None);
+            out.insert("items".into(), items);
         }
         if let (Some(Value::Array(required)), Some(Value::Object(properties))) =
             (out.get("required").cloned(), out.get("properties"))
@@ -121,12 +141,21 @@ impl Reducer<'_> {
         } else {
             out.remove("required");
         }
+        let has_properties = out
+            .get("properties")
+            .and_then(Value::as_object)
+            .is_some_and(|properties| !properties.is_empty());
+        if has_properties {
+            out.entry("type").or_insert_with(|| "object".into());
+        }
+        let is_open = out.get("type").is_some_and(|kind| kind == "object") && !has_properties;
+        let says_nothing = !out.contains_key("type") && !out.contains_key("anyOf");
+        if place == Place::Value && (is_open || says_nothing) {
+            let text = self.unsayable(out.get("description"));
+            out = text.as_object().cloned().unwrap_or_default();
+        }
         if nullable {
             out.insert("nullable".into(), true.into());
-        }
-        if !out.contains_key("type") && !out.contains_key("anyOf") {
-            let guess = if out.contains_key("properties") { "object" } else { "string" };
-            out.insert("type".into(), guess.into());
         }
         out.into()
     }
@@ -152,6 +181,12 @@ impl Reducer<'_> {
         let is_text = out.get("type").is_none_or(|kind| kind == "string");
         if texts.is_empty() || !is_text {
             self.lost = true;
+            let kind = match others.first() {
+                Some(Value::Number(_)) => "number",
+                Some(Value::Bool(_)) => "boolean",
+                _ => return,
+            };
+            out.entry("type").or_insert_with(|| kind.into());
             return;
         }
         out.insert("type".into(), "string".into());
@@ -163,20 +198,18 @@ impl Reducer<'_> {
         let branches = branches.as_array().cloned().unwrap_or_default();
         let is_null = |branch: &Value| branch["type"] == "null";
         let nullable = branches.iter().any(is_null);
-        let mut others = Vec::new();
-        for branch in &branches {
-            if !is_null(branch) && self.says_something(branch) {
-                others.push(self.schema(branch, depth + 1));
-            }
-        }
-        if others.len() == 1 {
-            if let Value::Object(only) = others.remove(0) {
+        let mut others: Vec<&Value> = branches.iter().filter(|branch| !is_null(branch)).collect();
+        others.retain(|branch| self.says_something(branch));
+        if let [only] = others[..] {
+            if let Value::Object(only) = self.schema(only, depth + 1, Place::Part) {
                 for (key, value) in only {
                     out.entry(key).or_insert(value);
                 }
             }
         } else if !others.is_empty() {
-            out.insert("anyOf".into(), others.into());
+            let any: Vec<Value> =
+                others.iter().map(|one| self.schema(one, depth + 1, Place::Value)).collect();
+            out.insert("anyOf".into(), any.into());
         }
         nullable
     }
@@ -187,7 +220,9 @@ impl Reducer<'_> {
             if !self.says_something(branch) {
                 continue;
             }
-            let Value::Object(branch) = self.schema(branch, depth + 1) else { continue };
+            let Value::Object(branch) = self.schema(branch, depth + 1, Place::Part) else {
+                continue;
+            };
             for (key, value) in branch {
                 match (out.get_mut(&key), value) {
                     (Some(Value::Object(mine)), Value::Object(theirs)) => mine.extend(theirs),
@@ -243,19 +278,20 @@ mod tests {
             reduced(json!({"$schema": "x", "type": "object", "additionalProperties": false,
             "title": "T", "required": ["a", "ghost"], "properties": {
                 "a": {"type": "string", "description": "d", "format": "uri", "default": "x"},
-                "b": {"type": "array"}}}));
+                "b": {"type": "array", "items": {"type": "integer"}}}}));
         assert!(!lost);
         assert_eq!(
             out,
             json!({"type": "object", "required": ["a"], "properties": {
             "a": {"type": "string", "description": "d"},
-            "b": {"type": "array", "items": {"type": "string"}}}})
+            "b": {"type": "array", "items": {"type": "integer"}}}})
         );
         assert_eq!(reduced(json!({"type": "object", "properties": {}})).0, Value::Null);
     }
 
     #[test]
     fn nullable_constants_unions_and_references() {
+        let text = |description: &str| json!({"type": "string", "description": description});
         for (schema, expected, lost) in [
             (
                 json!({"type": ["string", "null"]}),
@@ -275,7 +311,7 @@ mod tests {
                 json!({"type": "object", "properties": {"a": {"type": "string"}}}),
                 true,
             ),
-            (json!({"enum": [1, 2]}), json!({"type": "string"}), true),
+            (json!({"enum": [1, 2]}), json!({"type": "number"}), true),
             (
                 json!({"anyOf": [{"type": "null"}, {"type": "integer"}]}),
                 json!({"type": "integer", "nullable": true}),
@@ -287,8 +323,16 @@ mod tests {
                 false,
             ),
             (json!({"type": "string", "pattern": "^a"}), json!({"type": "string"}), true),
-            (json!(true), json!({"type": "string"}), false),
-            (json!({"$ref": "#/nowhere"}), json!({"type": "object"}), true),
+            (json!(true), text(AS_TEXT), true),
+            (json!({}), text(AS_TEXT), true),
+            (json!({"description": "d"}), text(&format!("d {AS_TEXT}")), true),
+            (json!({"type": "array"}), json!({"type": "array", "items": text(AS_TEXT)}), true),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "string"}}),
+                text(AS_TEXT),
+                true,
+            ),
+            (json!({"$ref": "#/nowhere"}), text(AS_TEXT), true),
         ] {
             assert_eq!(property(schema.clone()), (expected, lost), "{schema}");
         }

@@ -151,17 +151,13 @@ impl GoogleStream {
         self.finish = match candidate.finish_reason.non_empty() {
             None => return Ok(()),
             Some("MAX_TOKENS") => Some(FinishReason::Length),
+            Some("STOP") => Some(FinishReason::Stop),
             Some(
                 "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII"
                 | "IMAGE_SAFETY" | "LANGUAGE",
             ) => Some(FinishReason::Filtered),
-            Some(
-                reason @ ("MALFORMED_FUNCTION_CALL"
-                | "UNEXPECTED_TOOL_CALL"
-                | "TOO_MANY_TOOL_CALLS"
-                | "MISSING_THOUGHT_SIGNATURE"
-                | "MALFORMED_RESPONSE"),
-            ) => {
+            // `MALFORMED_FUNCTION_CALL`, `OTHER` and all that is to come: not a good end.
+            Some(reason) => {
                 let told = candidate.finish_message.non_empty().unwrap_or("the answer is unusable");
                 return Err(DecodeError::Upstream(UpstreamFailure {
                     code: Some(reason.to_owned()),
@@ -169,7 +165,6 @@ impl GoogleStream {
                     ..UpstreamFailure::default()
                 }));
             }
-            Some(_) => Some(FinishReason::Stop),
         };
         Ok(())
     }

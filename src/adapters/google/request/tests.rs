@@ -130,6 +130,8 @@ fn thinking_in_the_form_of_the_generation() {
     );
     assert_eq!(thinking("gemini-2.0-flash", high()), Value::Null);
     assert_eq!(thinking("gemma-3", high()), Value::Null);
+    let (_, _, lost) = encode_for("gemma-3", json!({"reasoning": {"effort": "high"}}));
+    assert_eq!(lost, "field=1", "the effort");
     assert_eq!(thinking("gemini-3-pro", Value::Null), Value::Null);
 }
 

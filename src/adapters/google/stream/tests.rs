@@ -64,13 +64,12 @@ fn every_reason_to_stop_has_its_meaning() {
         ("MAX_TOKENS", FinishReason::Length),
         ("SAFETY", FinishReason::Filtered),
         ("SPII", FinishReason::Filtered),
-        ("OTHER", FinishReason::Stop),
     ] {
         assert_eq!(run(&[finish(reason)]).0.last(), Some(&Event::Finished(expected)), "{reason}");
     }
     let blocked = json!({"promptFeedback": {"blockReason": "SAFETY"}});
     assert_eq!(run(&[blocked]).0, [Event::Finished(FinishReason::Filtered)]);
-    for reason in ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"] {
+    for reason in ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "OTHER", "NEW_REASON"] {
         assert!(matches!(run(&[finish(reason)]).1, Err(DecodeError::Upstream(_))), "{reason}");
     }
 }
