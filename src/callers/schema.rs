@@ -3,7 +3,10 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::wire::json::{Str, to_raw};
+use crate::{
+    model::{LossKind, Losses},
+    wire::json::{Str, to_raw},
+};
 
 fn raw(json: &'static str) -> Box<RawValue> {
     // A literal of ours; a test parses each of them.
@@ -30,8 +33,9 @@ pub(super) fn shell_schema() -> Box<RawValue> {
     )
 }
 
-/// A schema whose root is an object. One that is already passes byte for byte.
-pub(super) fn object_schema(schema: &RawValue) -> Box<RawValue> {
+/// A schema whose root is an object. One that is already passes byte for byte; a union of several
+/// loses what sets them apart, which counts.
+pub(super) fn object_schema(schema: &RawValue, losses: &mut Losses) -> Box<RawValue> {
     #[derive(Deserialize)]
     struct Root<'a> {
         #[serde(borrow, default, rename = "type")]
@@ -55,27 +59,49 @@ pub(super) fn object_schema(schema: &RawValue) -> Box<RawValue> {
     }
     match serde_json::from_str(text) {
         Ok(Value::Object(mut root)) => {
-            flatten_root(&mut root);
+            let whole = Value::Object(root.clone());
+            if flatten(&mut root, &whole, 0) {
+                losses.add(LossKind::ToolSchema);
+            }
             let mut root = Value::Object(root);
             strip_encrypted(&mut root, Position::Schema);
             to_raw(&root)
         }
-        _ => empty_schema(),
+        Ok(Value::Null) => empty_schema(),
+        _ => {
+            losses.add(LossKind::ToolSchema);
+            empty_schema()
+        }
     }
 }
 
-/// Makes the root of a schema a plain object: a union of objects becomes one with all properties.
-fn flatten_root(root: &mut Map<String, Value>) {
+/// How deep unions within unions are looked into; a schema may refer to itself.
+const MAX_DEPTH: usize = 8;
+
+/// Makes a schema a plain object: unions of objects become one object with all their properties. Tells
+/// whether that allows more than before.
+fn flatten(schema: &mut Map<String, Value>, whole: &Value, depth: usize) -> bool {
+    let mut widened = false;
     for (union, requires_all) in [("allOf", true), ("anyOf", false), ("oneOf", false)] {
-        if let Some(Value::Array(branches)) = root.remove(union) {
-            let whole = Value::Object(root.clone());
-            let branches: Vec<Value> =
-                branches.iter().map(|branch| resolved(branch, &whole).clone()).collect();
-            merge_branches(root, &branches, requires_all);
+        let Some(Value::Array(branches)) = schema.remove(union) else { continue };
+        widened |= depth == MAX_DEPTH || (!requires_all && branches.len() > 1);
+        if depth == MAX_DEPTH {
+            continue;
         }
+        let mut plain = Vec::with_capacity(branches.len());
+        for branch in &branches {
+            let mut branch = resolved(branch, whole).clone();
+            match &mut branch {
+                Value::Object(branch) => widened |= flatten(branch, whole, depth + 1),
+                _ => widened = true,
+            }
+            plain.push(branch);
+        }
+        merge_branches(schema, &plain, requires_all);
     }
-    root.insert("type".into(), "object".into());
-    root.entry("properties").or_insert_with(|| Map::new().into());
+    schema.insert("type".into(), "object".into());
+    schema.entry("properties").or_insert_with(|| Map::new().into());
+    widened
 }
 
 /// What a branch refers to, if it refers to a part of the same schema.
@@ -166,8 +192,34 @@ mod tests {
 
     use super::*;
 
+    fn reduced(parameters: Value) -> (Value, bool) {
+        let mut losses = Losses::default();
+        let schema = object_schema(&to_raw(&parameters), &mut losses);
+        (serde_json::from_str(schema.get()).unwrap(), losses != Losses::default())
+    }
+
     fn schema_of(parameters: Value) -> Value {
-        serde_json::from_str(object_schema(&to_raw(&parameters)).get()).unwrap()
+        reduced(parameters).0
+    }
+
+    #[test]
+    fn what_a_union_told_apart_counts_as_lost() {
+        let object = |name: &str| json!({"type": "object", "properties": {name: {}}});
+        let both = json!([object("a"), object("b")]);
+        for (schema, lost, properties) in [
+            (json!({"allOf": both}), false, 2),
+            (json!({"anyOf": [object("a")]}), false, 1),
+            (json!({"anyOf": both}), true, 2),
+            (json!({"oneOf": both}), true, 2),
+            (json!({"allOf": [object("c"), {"anyOf": both}]}), true, 3),
+            (json!({"allOf": [{"$ref": "#"}, object("a")]}), true, 1),
+            (json!(null), false, 0),
+            (json!(true), true, 0),
+        ] {
+            let (reduced, widened) = reduced(schema.clone());
+            let found = reduced["properties"].as_object().map(Map::len);
+            assert_eq!((widened, found), (lost, Some(properties)), "{schema}");
+        }
     }
 
     #[test]

@@ -150,7 +150,8 @@ fn build(
             tool(name?, ToolKind::Freeform, freeform_description(description), freeform_schema())
         }
         "tool_search" => {
-            let schema = parameters.map_or_else(search_schema, object_schema);
+            let schema =
+                parameters.map_or_else(search_schema, |schema| object_schema(schema, losses));
             tool("tool_search", ToolKind::Search, description.into(), schema)
         }
         "local_shell" => tool(
@@ -165,7 +166,7 @@ fn build(
             name?,
             ToolKind::Function,
             description.into(),
-            parameters.map_or_else(empty_schema, object_schema),
+            parameters.map_or_else(empty_schema, |schema| object_schema(schema, losses)),
         ),
     })
 }
