@@ -30,7 +30,7 @@ pub async fn compact(
     gateway: Data<Gateway>,
 ) -> HttpResponse {
     let mut record = gateway.record("responses_compact");
-    let turn = gateway.begin(&request);
+    let turn = gateway.begin(&request, Protocol::Responses);
     let run = async {
         let body = calls::read(&request, &mut payload, &turn, &gateway).await?;
         let call = Protocol::Responses.parse(body)?;
@@ -58,12 +58,12 @@ async fn answer(
         let prompt = &call.prompt;
         let native = turn
             .fetch(&route, |adapter, target| adapter.compact(prompt, target), |_, body| Ok(body))
-            .await?;
-        if let Some(document) = native {
-            record.answered(1);
-            record.ended(Terminal::Completed, None);
-            return Ok(document.into());
-        }
+            .await?
+            // Every protocol that relays compacts.
+            .ok_or(GatewayError::Internal)?;
+        record.answered(1);
+        record.ended(Terminal::Completed, None);
+        return Ok(native.into());
     }
     let kept = kept_messages(&call.prompt);
     compaction::summarise(&mut call.prompt);
@@ -91,7 +91,8 @@ async fn answer(
     Err(GatewayError::NoSummary { provider, reason })
 }
 
-/// The newest texts of the user, oldest first, as many as fit.
+/// The newest texts of the user, oldest first, as many as fit, and of the newest at least its beginning.
+/// Summaries of before are no such texts: the new one tells what they told.
 fn kept_messages(prompt: &Prompt) -> Vec<String> {
     let mut room = KEPT_USER_TEXT;
     let texts = prompt.messages.iter().rev().filter_map(|message| match message {
@@ -107,14 +108,18 @@ fn kept_messages(prompt: &Prompt) -> Vec<String> {
         ),
         _ => None,
     });
-    let mut kept: Vec<String> = texts
-        .filter(|text| !text.is_empty())
-        .take_while(|text| {
-            let fits = text.len() <= room;
-            room = room.saturating_sub(text.len());
-            fits
-        })
-        .collect();
+    let mut kept: Vec<String> = Vec::new();
+    for mut text in texts.filter(|text| !text.is_empty() && !wire::compaction::is_continued(text)) {
+        if text.len() > room {
+            if !kept.is_empty() {
+                break;
+            }
+            let cut = (0..=room).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+            text.truncate(cut);
+        }
+        room -= text.len();
+        kept.push(text);
+    }
     kept.reverse();
     kept
 }
@@ -124,4 +129,26 @@ fn document(kept: Vec<String>, summary: &str) -> Bytes {
     let mut output: Vec<_> = kept.iter().map(|text| said(text)).collect();
     output.push(said(&wire::compaction::continued(summary)));
     json!({ "output": output }).to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(texts: &[&str]) -> Vec<String> {
+        let said = |text: &&str| json!({"role": "user", "content": text});
+        let input: Vec<_> = texts.iter().map(said).collect();
+        let body = json!({"model": "m", "input": input}).to_string();
+        kept_messages(&Protocol::Responses.parse(body.into()).expect("a body").prompt)
+    }
+
+    #[test]
+    fn the_newest_texts_stay_and_old_summaries_go() {
+        let summary = wire::compaction::continued("before");
+        assert_eq!(kept(&["a", &summary, "b"]), ["a", "b"]);
+        let half = "x".repeat(KEPT_USER_TEXT / 2 + 1);
+        assert_eq!(kept(&[&half, "a", &half]), ["a", half.as_str()]);
+        let long = "ü".repeat(KEPT_USER_TEXT);
+        assert_eq!(kept(&["old", &long]), ["ü".repeat(KEPT_USER_TEXT / 2)]);
+    }
 }

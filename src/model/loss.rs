@@ -84,6 +84,11 @@ impl Losses {
         }
     }
 
+    /// Takes a kind out of the account, for what no longer matters.
+    pub fn forget(&mut self, kind: LossKind) {
+        self.0[kind as usize] = 0;
+    }
+
     /// Whether a provider that is `strict` must refuse. Not for what no other protocol has by nature:
     /// the grammar of a freeform tool, which is described in words instead, and reasoning of earlier
     /// answers, which models other than its author do not read.

@@ -1,6 +1,6 @@
 //! Compaction: a conversation becomes a summary that a model can go on from.
 
-use crate::model::{Message, Part, Prompt, ToolChoice};
+use crate::model::{LossKind, Message, Part, Prompt, ToolChoice};
 
 /// What the model is asked.
 const INSTRUCTION: &str = "\
@@ -18,6 +18,15 @@ pub fn summarise(prompt: &mut Prompt) {
     prompt.parallel_tool_calls = None;
     prompt.output = Default::default();
     prompt.messages.push(Message::User(vec![Part::Text(INSTRUCTION.to_owned())]));
-    // What the caller wrote asks for something else.
+    // What the caller wrote asks for something else, and what of it was lost is not asked any more.
     prompt.raw = None;
+    for kind in [
+        LossKind::HostedTool,
+        LossKind::ToolGrammar,
+        LossKind::ToolName,
+        LossKind::ToolSchema,
+        LossKind::Field,
+    ] {
+        prompt.losses.forget(kind);
+    }
 }

@@ -16,12 +16,17 @@ pub fn open(content: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+const LEAD_IN: &str = "The conversation up to here was replaced by this summary, which an assistant \
+    wrote. Go on from it; do not repeat what it says was done.";
+
 /// A summary as the model that goes on from it reads it.
 pub fn continued(summary: &str) -> String {
-    format!(
-        "The conversation up to here was replaced by this summary, which an assistant wrote. Go on \
-         from it; do not repeat what it says was done.\n\n{summary}"
-    )
+    format!("{LEAD_IN}\n\n{summary}")
+}
+
+/// Whether a text is a summary, as [`continued`] writes it.
+pub fn is_continued(text: &str) -> bool {
+    text.starts_with(LEAD_IN)
 }
 
 #[cfg(test)]
