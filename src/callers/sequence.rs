@@ -45,7 +45,11 @@ impl Sequencer {
             }
             Event::CallDelta { call, arguments } => self.call_delta(call, arguments, out),
             Event::CallEnded { call } => self.call_ended(call, out),
-            Event::Usage(_) | Event::Verbatim(_) | Event::Document(_) | Event::Finished(_) => {}
+            Event::Usage(_)
+            | Event::StopSequence(_)
+            | Event::Verbatim(_)
+            | Event::Document(_)
+            | Event::Finished(_) => {}
         }
     }
 

@@ -68,7 +68,14 @@ pub async fn open(
     metrics.time_to_headers.with_label_values(&[provider]).observe(waited);
     if !response.head.is_success() {
         let body = response.body.read_error().await;
-        return Err(refuse(&lease, &response.head, adapter.refusal(&response.head, &body)));
+        let error = refuse(&lease, &response.head, adapter.refusal(&response.head, &body));
+        if let (ErrorClass::RateLimited, Some(pause)) = (error.class(), response.head.retry_after) {
+            // A caller's own login is the caller's own limit; the provider goes on for others.
+            if !matches!(lease.credential, Credential::Forwarded(_)) {
+                lease.settle(LeaseOutcome::RateLimited { pause });
+            }
+        }
+        return Err(error);
     }
     if response.head.content_type == "text/html" {
         let reason = "an HTML page instead of an answer; check the base URL".to_owned();
@@ -88,7 +95,8 @@ pub async fn open(
     })
 }
 
-/// Sends a request and reads the whole of its answer, at most `limit` bytes, within `timeout`.
+/// Sends a request beside the calls and reads the whole of its answer, at most `limit` bytes, within
+/// `timeout`. Such requests have limits of their own, so a 429 pauses nothing.
 ///
 /// # Errors
 ///
@@ -263,22 +271,14 @@ pub fn broken(lease: &Lease, error: DecodeError) -> GatewayError {
     }
 }
 
-/// An exchange that the upstream refused: its own words without our secrets. A rate limit is told
-/// to the provider actor.
+/// An exchange that the upstream refused: its own words without our secrets.
 pub fn refuse(lease: &Lease, head: &ResponseHead, failure: UpstreamFailure) -> GatewayError {
     let failure = redacted(lease, failure);
-    let error = GatewayError::Refused {
+    GatewayError::Refused {
         provider: lease.spec.id.to_string(),
         status: head.status,
         failure,
         retry_after: head.retry_after,
         forwarded: matches!(lease.credential, Credential::Forwarded(_)),
-    };
-    if let (ErrorClass::RateLimited, Some(pause)) = (error.class(), head.retry_after) {
-        // A caller's own login is the caller's own limit; the provider goes on for others.
-        if !matches!(lease.credential, Credential::Forwarded(_)) {
-            lease.settle(LeaseOutcome::RateLimited { pause });
-        }
     }
-    error
 }

@@ -60,7 +60,7 @@ async fn run(
     gateway: &Gateway,
 ) -> HttpResponse {
     let mut record = gateway.record(protocol.label());
-    let turn = gateway.begin(request);
+    let turn = gateway.begin(request, protocol);
     let begun = async {
         let body = read(request, &mut payload, &turn, gateway).await?;
         begin(protocol.parse(body)?, &turn, &mut record).await
@@ -152,18 +152,21 @@ const GENERATION: HeaderName = HeaderName::from_static("x-ocx-config-generation"
 fn deliver(
     protocol: Protocol,
     call: Call,
-    answer: Answer,
+    mut answer: Answer,
     turn: &Turn,
     gateway: &Gateway,
     mut record: CallRecord,
 ) -> Result<HttpResponse, GatewayError> {
     let stream = call.prompt.stream;
     let emitter = emitter(protocol, call, &answer, turn);
-    let mut response = head(&answer, turn, &record, emitter.id());
+    let id = emitter.id().to_owned();
     if !stream {
-        let document = document(answer, emitter, &mut record)?;
+        // First, so that the head tells what its writer could not carry either.
+        let document = document(&mut answer, emitter, &mut record)?;
+        let mut response = head(&answer, turn, &record, &id);
         return Ok(response.content_type("application/json").body(document));
     }
+    let mut response = head(&answer, turn, &record, &id);
     record.streaming();
     response.insert_header(("x-accel-buffering", "no"));
     let lifecycle = Arc::clone(&gateway.shared.lifecycle);
@@ -199,13 +202,13 @@ fn head(answer: &Answer, turn: &Turn, record: &CallRecord, id: &str) -> HttpResp
 ///
 /// When they cannot be given on.
 fn document(
-    answer: Answer,
+    answer: &mut Answer,
     mut emitter: Box<dyn Emit>,
     record: &mut CallRecord,
 ) -> Result<Bytes, GatewayError> {
     let mut out = BytesMut::new();
     record.token();
-    for event in answer.events {
+    for event in std::mem::take(&mut answer.events) {
         if let Err(failure) = emitter.push(event, &mut out) {
             record.untranslatable(&failure);
             return Err(GatewayError::Answer(failure));

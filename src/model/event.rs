@@ -42,6 +42,8 @@ pub enum Event {
     Verbatim(Frame),
     /// A whole Responses document (not a stream), to be passed on as it is.
     Document(Bytes),
+    /// The text of the caller's that ended the answer, where the upstream tells. Comes before the end.
+    StopSequence(String),
     /// The upstream ended the answer. Comes once, and last.
     Finished(FinishReason),
 }

@@ -194,12 +194,26 @@ impl Effort {
 /// The caller's `reasoning`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reasoning {
-    /// How hard to think, if stated.
+    /// How hard to work, if stated.
     pub effort: Option<Effort>,
+    /// The effort is meant for an answer without thinking, a thing that Anthropic alone tells apart.
+    pub without_thinking: bool,
     /// Whether the caller wants to see reasoning (`summary` is there and not `none`).
     pub show: bool,
     /// Tokens of thinking, where the caller counted them (Anthropic's budget).
     pub budget_tokens: Option<u64>,
+}
+
+impl Reasoning {
+    /// The effort that was stated, or the one that the caller's budget amounts to.
+    pub fn wanted(&self) -> Option<Effort> {
+        self.effort.or_else(|| self.budget_tokens.map(Effort::of_budget))
+    }
+
+    /// Whether the caller asks for thinking, of whatever length.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted().is_some_and(|effort| effort != Effort::None)
+    }
 }
 
 /// The caller's `text.format`.

@@ -15,8 +15,7 @@ use super::{
 };
 use crate::{
     model::{
-        AssistantPart, Effort, LossKind, Losses, Message, OutputFormat, Prompt, Reasoning,
-        ToolChoice,
+        AssistantPart, LossKind, Losses, Message, OutputFormat, Prompt, Reasoning, ToolChoice,
     },
     registry::{TOOL_NAME_ESCAPE, lists},
 };
@@ -144,8 +143,12 @@ fn countable_of<'a>(
     let limit = prompt.sampling.max_output_tokens;
     let plan_for = |reasoning: &Reasoning| thinking::plan(reasoning, limit, quirks, target.model);
     let mut plan = plan_for(&prompt.reasoning);
-    let wished = prompt.reasoning.effort.is_some_and(|effort| effort != Effort::None);
-    if wished && !plan.thinks() {
+    let reasoning = &prompt.reasoning;
+    let thinks_too_little = reasoning.is_wanted() && !reasoning.without_thinking && !plan.thinks();
+    // Beside a budget an effort of its own.
+    let counted = reasoning.budget_tokens.is_some() || reasoning.without_thinking;
+    let misses_effort = counted && reasoning.effort.is_some() && plan.effort.is_none();
+    if thinks_too_little || misses_effort {
         // No room for it, or a model that does not.
         losses.add(LossKind::Field);
     }
@@ -288,7 +291,8 @@ fn format(prompt: &Prompt, target: &Target<'_>, losses: &mut Losses) -> Option<F
         OutputFormat::Text => None,
         OutputFormat::JsonSchema(format) if !refused => {
             let mut schema: Value = serde_json::from_str(format.schema.get()).unwrap_or_default();
-            if close_objects(&mut schema) {
+            let opened = close_objects(&mut schema);
+            for _ in [opened, format.description.is_some()].into_iter().filter(|lost| *lost) {
                 losses.add(LossKind::Field);
             }
             Some(Format::JsonSchema { schema })
@@ -303,29 +307,35 @@ fn format(prompt: &Prompt, target: &Target<'_>, losses: &mut Losses) -> Option<F
 
 /// Anthropic takes only schemas whose objects are closed. Tells whether one was meant to be open.
 fn close_objects(schema: &mut Value) -> bool {
+    let Value::Object(object) = schema else { return false };
     let mut was_open = false;
-    match schema {
-        Value::Object(object) => {
-            for inner in object.values_mut() {
-                was_open |= close_objects(inner);
+    for (keyword, inner) in object.iter_mut() {
+        was_open |= match (keyword.as_str(), inner) {
+            ("properties" | "$defs" | "definitions", Value::Object(named)) => {
+                named.values_mut().map(close_objects).fold(false, |any, open| any | open)
             }
-            if object.get("type").is_some_and(|kind| kind == "object") {
-                let before = object.insert("additionalProperties".into(), false.into());
-                was_open |= before.is_some_and(|before| before != Value::Bool(false));
+            ("anyOf" | "oneOf" | "allOf" | "prefixItems", Value::Array(list)) => {
+                list.iter_mut().map(close_objects).fold(false, |any, open| any | open)
             }
-        }
-        Value::Array(list) => {
-            for inner in list {
-                was_open |= close_objects(inner);
-            }
-        }
-        _ => {}
+            ("items", inner) => close_objects(inner),
+            // All else is values and restrictions: an `enum` of objects stays what it is.
+            _ => false,
+        };
+    }
+    let typed = match object.get("type") {
+        Some(Value::String(kind)) => kind == "object",
+        Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "object"),
+        _ => object.contains_key("properties"),
+    };
+    if typed {
+        let before = object.insert("additionalProperties".into(), false.into());
+        was_open |= before.is_some_and(|before| before != Value::Bool(false));
     }
     was_open
 }
 
-/// Temperature and nucleus. A thinking model takes neither, newer ones not both, and the scale ends
-/// at 1.
+/// Temperature and nucleus. A thinking model takes neither, the newest none ever, newer ones not
+/// both, and the scale ends at 1.
 fn sampling<'a>(
     prompt: &'a Prompt,
     target: &Target<'_>,
@@ -341,7 +351,8 @@ fn sampling<'a>(
         sampling.frequency_penalty.is_some(),
         prompt.service_tier.is_some(),
     ];
-    let refuses = |list: Option<&Vec<String>>| plan.thinks() || lists(list, target.model);
+    let never = plan.thinks() || !thinking::takes_sampling(target.model);
+    let refuses = |list: Option<&Vec<String>>| never || lists(list, target.model);
     let temperature =
         sampling.temperature.clone().filter(|_| !refuses(quirks.no_temperature_models.as_ref()));
     let top_p = sampling

@@ -45,6 +45,8 @@ struct Message<'a> {
     content: TextOrList<'a, Obj<Block<'a>>>,
     #[serde(borrow)]
     stop_reason: Str<'a>,
+    #[serde(borrow)]
+    stop_sequence: Str<'a>,
     usage: Obj<WireUsage>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
@@ -86,6 +88,8 @@ struct Delta<'a> {
     partial_json: Str<'a>,
     #[serde(borrow)]
     stop_reason: Str<'a>,
+    #[serde(borrow)]
+    stop_sequence: Str<'a>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -342,6 +346,10 @@ impl AnthropicStream {
     }
 }
 
+fn stop_sequence(sequence: &Str<'_>, events: &mut Vec<Event>) {
+    events.extend(sequence.non_empty().map(|text| Event::StopSequence(text.to_owned())));
+}
+
 fn text(piece: &str, events: &mut Vec<Event>) {
     if !piece.is_empty() {
         events.push(Event::TextDelta(piece.to_owned()));
@@ -384,6 +392,7 @@ impl FrameDecoder for AnthropicStream {
             "message_delta" => {
                 let delta = wire.delta.0.unwrap_or_default();
                 self.stop_reason(delta.stop_reason.non_empty())?;
+                stop_sequence(&delta.stop_sequence, events);
                 self.usage(wire.usage.0, events);
             }
             "message_stop" => {
@@ -417,6 +426,7 @@ impl FrameDecoder for AnthropicStream {
             self.stop(index, events);
         }
         self.stop_reason(message.stop_reason.non_empty())?;
+        stop_sequence(&message.stop_sequence, events);
         self.finish.get_or_insert(FinishReason::Stop);
         self.finish(events)
     }

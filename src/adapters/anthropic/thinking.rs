@@ -63,7 +63,9 @@ pub(super) fn plan(
         |thinking| Plan { thinking, effort: None, max_tokens: limit.unwrap_or(DEFAULT_MAX_TOKENS) };
     let family = Family::of(model);
     let silent = quirks.efforts(model).is_some_and(<[String]>::is_empty);
-    match reasoning.effort {
+    let newer = family.is_some_and(Family::is_adaptive_only);
+    let word = |effort: Effort| label(effort, quirks, model, newer);
+    match reasoning.wanted() {
         _ if silent => plain(None),
         None => plain(None),
         // Sonnet 5 and later think unless they are told not to; Fable always does.
@@ -71,21 +73,26 @@ pub(super) fn plan(
             let told = family.is_some_and(|f| f.name != "fable" && f.major >= 5);
             plain(told.then_some(Thinking::Disabled))
         }
+        Some(effort) if reasoning.without_thinking => {
+            let effort = family.is_some_and(Family::takes_effort).then(|| word(effort));
+            Plan { effort, ..plain(None) }
+        }
+        // A caller that counts tokens itself knows what its model may write.
+        Some(_) if reasoning.budget_tokens.is_some() && !newer => {
+            let budget_tokens = reasoning.budget_tokens.unwrap_or(MIN_BUDGET).max(MIN_BUDGET);
+            let least = budget_tokens.saturating_add(1);
+            let max_tokens = limit.unwrap_or(budget_tokens.saturating_add(ANSWER)).max(least);
+            let effort = reasoning.effort.filter(|_| family.is_some_and(Family::takes_effort));
+            let thinking = Some(Thinking::Enabled { budget_tokens });
+            Plan { thinking, effort: effort.map(word), max_tokens }
+        }
         Some(effort) if family.is_some_and(Family::adapts) => {
-            let newer = family.is_some_and(Family::is_adaptive_only);
             let wanted = budget(effort) + ANSWER;
             let max_tokens = limit.unwrap_or(wanted.clamp(DEFAULT_MAX_TOKENS, MAX_ADAPTIVE));
             // The newer ones leave their thinking out unless they are asked.
             let display = (reasoning.show && newer).then_some("summarized");
-            let effort = Some(label(effort, quirks, model, newer));
+            let effort = Some(word(effort));
             Plan { thinking: Some(Thinking::Adaptive { display }), effort, max_tokens }
-        }
-        // A caller that counts tokens itself knows what its model may write.
-        Some(_) if reasoning.budget_tokens.is_some() => {
-            let budget_tokens = reasoning.budget_tokens.unwrap_or(MIN_BUDGET).max(MIN_BUDGET);
-            let least = budget_tokens.saturating_add(1);
-            let max_tokens = limit.unwrap_or(budget_tokens.saturating_add(ANSWER)).max(least);
-            Plan { thinking: Some(Thinking::Enabled { budget_tokens }), effort: None, max_tokens }
         }
         Some(effort) => {
             let wanted = budget(effort);
@@ -125,6 +132,11 @@ fn label(effort: Effort, quirks: &Quirks, model: &str, newer: bool) -> String {
     known.unwrap_or_else(|| own.label().to_owned())
 }
 
+/// Whether the model takes a temperature or nucleus at all; those that only adapt refuse both.
+pub(super) fn takes_sampling(model: &str) -> bool {
+    !Family::of(model).is_some_and(Family::is_adaptive_only)
+}
+
 /// `claude-<name>-<major>[-<minor>]`, wherever in the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Family<'m> {
@@ -156,6 +168,11 @@ impl<'m> Family<'m> {
             || (matches!(self.name, "opus" | "sonnet") && self.version() >= (4, 6))
     }
 
+    /// Knows `output_config.effort`, also beside a budget or without thinking.
+    fn takes_effort(self) -> bool {
+        self.adapts() || (self.name == "opus" && self.version() >= (4, 5))
+    }
+
     /// Refuses the form with a budget.
     fn is_adaptive_only(self) -> bool {
         match self.name {
@@ -173,7 +190,7 @@ mod tests {
     use super::*;
 
     fn asked(effort: Option<Effort>) -> Reasoning {
-        Reasoning { effort, show: true, budget_tokens: None }
+        Reasoning { effort, show: true, ..Reasoning::default() }
     }
 
     fn planned(model: &str, effort: Effort, limit: Option<u64>) -> Plan {
@@ -219,10 +236,31 @@ mod tests {
 
     #[test]
     fn a_callers_own_budget_is_kept() {
-        let asked = Reasoning { budget_tokens: Some(2_000), ..asked(Some(Effort::Minimal)) };
-        let plan = plan(&asked, Some(10_000), &Quirks::default(), "claude-sonnet-4-5");
-        assert_eq!(plan.thinking, Some(Thinking::Enabled { budget_tokens: 2_000 }));
-        assert_eq!(plan.max_tokens, 10_000);
+        for (model, effort, sent) in [
+            ("claude-sonnet-4-5", None, None),
+            ("claude-sonnet-4-5", Some(Effort::Low), None),
+            ("claude-opus-4-5", Some(Effort::Low), Some("low")),
+            ("claude-opus-4-6", Some(Effort::Low), Some("low")),
+            ("claude-opus-4-6", None, None),
+        ] {
+            let asked = Reasoning { budget_tokens: Some(2_000), ..asked(effort) };
+            let plan = plan(&asked, Some(10_000), &Quirks::default(), model);
+            let thinking = Some(Thinking::Enabled { budget_tokens: 2_000 });
+            let effort = sent.map(str::to_owned);
+            assert_eq!(plan, Plan { thinking, effort, max_tokens: 10_000 }, "{model}");
+        }
+        let asked = Reasoning { budget_tokens: Some(2_000), ..asked(None) };
+        let newest = plan(&asked, None, &Quirks::default(), "claude-opus-4-7");
+        assert_eq!(newest.effort.as_deref(), Some("low"), "it refuses budgets");
+    }
+
+    #[test]
+    fn an_effort_without_thinking_turns_none_on() {
+        let asked = Reasoning { without_thinking: true, ..asked(Some(Effort::Low)) };
+        for (model, effort) in [("claude-opus-4-6", Some("low")), ("claude-sonnet-4-5", None)] {
+            let plan = plan(&asked, None, &Quirks::default(), model);
+            assert_eq!((plan.thinking, plan.effort.as_deref()), (None, effort), "{model}");
+        }
     }
 
     proptest! {

@@ -153,7 +153,7 @@ pub(super) fn encode(prompt: &Prompt, target: &Target<'_>) -> (Vec<u8>, Losses) 
         presence_penalty,
         frequency_penalty,
         stop: &sampling.stop,
-        thinking: thinking(prompt.reasoning.effort, limit, quirks, model),
+        thinking: thinking(prompt.reasoning.wanted(), limit, quirks, model),
         response_format: response_format(&prompt.output, quirks, model, &mut losses),
         service_tier: passed(prompt.service_tier.as_deref(), quirks.supports_service_tier),
         prompt_cache_key: passed(prompt.prompt_cache_key.as_deref(), quirks.prompt_cache_key),
@@ -174,7 +174,7 @@ pub(super) fn encode(prompt: &Prompt, target: &Target<'_>) -> (Vec<u8>, Losses) 
 
 /// Wishes of the caller that this upstream is not told.
 fn unsent(prompt: &Prompt, body: &Body<'_>) -> usize {
-    let thinks = prompt.reasoning.effort.is_some_and(|effort| effort != Effort::None);
+    let thinks = prompt.reasoning.is_wanted();
     let forced = matches!(prompt.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
     let offers_tools = !body.tools.is_empty();
     [

@@ -7,10 +7,14 @@ use serde_json::{Number, value::RawValue};
 
 use super::super::{
     Target,
-    history::{NO_RESULT, Turn, text_of, turns},
+    history::{BLIND, NO_RESULT, Turn, text_of, turns},
 };
-use crate::model::{
-    AssistantPart, LossKind, Losses, OutputFormat, Part, Prompt, ToolChoice, ToolResult,
+use crate::{
+    model::{
+        AssistantPart, Effort, LossKind, Losses, OutputFormat, Part, Prompt, Reasoning, ToolChoice,
+        ToolResult,
+    },
+    registry::lists,
 };
 
 #[derive(Serialize)]
@@ -18,7 +22,8 @@ struct Body<'a> {
     model: &'a str,
     stream: bool,
     store: bool,
-    include: [&'static str; 1],
+    #[serde(skip_serializing_if = "<[&str]>::is_empty")]
+    include: &'static [&'static str],
     #[serde(skip_serializing_if = "str::is_empty")]
     instructions: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,33 +141,63 @@ pub(super) fn compose(prompt: &Prompt, target: &Target<'_>) -> (Vec<u8>, Losses)
     for _ in uncarried.into_iter().filter(|given| *given) {
         losses.add(LossKind::Field);
     }
-    let effort = prompt.reasoning.effort.map(|effort| {
-        let wire = target.quirks.wire_effort(target.model, effort);
-        wire.unwrap_or_else(|| effort.label().to_owned())
-    });
-    let summary = prompt.reasoning.show.then_some("auto");
+    let (quirks, model) = (target.quirks, target.model);
+    let (temperature, top_p) = (sampling.temperature.as_ref(), sampling.top_p.as_ref());
+    let temperature =
+        accepted(temperature, lists(quirks.no_temperature_models.as_ref(), model), &mut losses);
+    let top_p = accepted(top_p, lists(quirks.no_top_p_models.as_ref(), model), &mut losses);
+    let unformatted = lists(quirks.no_response_format_models.as_ref(), model);
+    let text = accepted(format(&prompt.output), unformatted, &mut losses);
     let instructions = prompt.system.join("\n\n");
+    let input = input(prompt, target, &mut losses);
+    let effort = effort(&prompt.reasoning, target, &mut losses);
+    // Models that do not reason refuse the wish to see it.
+    let reasons = effort.as_deref().is_some_and(|effort| effort != Effort::None.label());
+    let summary = (reasons && prompt.reasoning.show).then_some("auto");
+    let reasoned = input.iter().any(|item| matches!(item, Item::Reasoning { .. }));
     let body = Body {
         model: target.model,
         stream: prompt.stream,
         store: false,
-        include: ["reasoning.encrypted_content"],
+        include: if reasons || reasoned { &["reasoning.encrypted_content"] } else { &[] },
         instructions: &instructions,
         max_output_tokens: sampling.max_output_tokens,
-        temperature: sampling.temperature.as_ref(),
-        top_p: sampling.top_p.as_ref(),
+        temperature,
+        top_p,
         reasoning: (effort.is_some() || summary.is_some())
             .then_some(ReasoningField { effort, summary }),
-        text: format(&prompt.output).map(|format| TextField { format }),
+        text: text.map(|format| TextField { format }),
         service_tier: prompt.service_tier.as_deref(),
         prompt_cache_key: prompt.prompt_cache_key.as_deref(),
         tools: tools(prompt),
-        tool_choice: tool_choice(&prompt.tool_choice).filter(|_| !prompt.tools.is_empty()),
+        tool_choice: tool_choice(prompt, target, &mut losses),
         parallel_tool_calls: prompt.parallel_tool_calls.filter(|_| !prompt.tools.is_empty()),
-        input: input(prompt, target, &mut losses),
+        input,
     };
     // Strings, numbers and parsed JSON serialise.
     (serde_json::to_vec(&body).unwrap_or_default(), losses)
+}
+
+/// What the model takes of a wish; one that it refuses is a loss.
+fn accepted<T>(value: Option<T>, refused: bool, losses: &mut Losses) -> Option<T> {
+    if refused && value.is_some() {
+        losses.add(LossKind::Field);
+    }
+    value.filter(|_| !refused)
+}
+
+/// The wire's word. Here `none` is one too, but for models that know no effort at all.
+fn effort(reasoning: &Reasoning, target: &Target<'_>, losses: &mut Losses) -> Option<String> {
+    let wanted = reasoning.wanted()?;
+    let known = target.quirks.efforts(target.model);
+    let word = match target.quirks.wire_effort(target.model, wanted) {
+        None if wanted == Effort::None && known.is_none() => Some(wanted.label().to_owned()),
+        word => word,
+    };
+    if word.is_none() && wanted != Effort::None {
+        losses.add(LossKind::Field);
+    }
+    word
 }
 
 fn format(output: &OutputFormat) -> Option<Format<'_>> {
@@ -190,9 +225,21 @@ fn tools(prompt: &Prompt) -> Vec<WireTool<'_>> {
     tools.collect()
 }
 
-fn tool_choice(choice: &ToolChoice) -> Option<Choice<'_>> {
-    Some(match choice {
+fn tool_choice<'a>(
+    prompt: &'a Prompt,
+    target: &Target<'_>,
+    losses: &mut Losses,
+) -> Option<Choice<'a>> {
+    if prompt.tools.is_empty() {
+        return None;
+    }
+    let auto_only = lists(target.quirks.auto_tool_choice_only_models.as_ref(), target.model);
+    Some(match &prompt.tool_choice {
         ToolChoice::Unstated => return None,
+        ToolChoice::Required | ToolChoice::Named(_) if auto_only => {
+            losses.add(LossKind::Field);
+            Choice::Word("auto")
+        }
         ToolChoice::Auto => Choice::Word("auto"),
         ToolChoice::None => Choice::Word("none"),
         ToolChoice::Required => Choice::Word("required"),
@@ -201,12 +248,13 @@ fn tool_choice(choice: &ToolChoice) -> Option<Choice<'_>> {
 }
 
 fn input<'a>(prompt: &'a Prompt, target: &Target<'_>, losses: &mut Losses) -> Vec<Item<'a>> {
+    let sees_images = target.quirks.sees_images(target.model);
     let mut items = Vec::with_capacity(prompt.messages.len());
     for turn in turns(&prompt.messages, 0) {
         match turn {
             Turn::Said { developer, parts } => {
                 let role = if developer { "developer" } else { "user" };
-                items.push(Item::Message { role, content: content(parts) });
+                items.push(Item::Message { role, content: content(parts, sees_images, losses) });
             }
             Turn::Answered { parts, calls } => {
                 let mut calls_left = calls.iter();
@@ -235,30 +283,40 @@ fn input<'a>(prompt: &'a Prompt, target: &Target<'_>, losses: &mut Losses) -> Ve
                         }
                     }
                 }
-                items.extend(calls.into_iter().map(|paired| Item::FunctionCallOutput {
-                    call_id: paired.id,
-                    output: paired.result.map_or(Output::Text(NO_RESULT.into()), output),
-                }));
+                for paired in calls {
+                    let output = match paired.result {
+                        Some(result) => output(result, sees_images, losses),
+                        None => Output::Text(NO_RESULT.into()),
+                    };
+                    items.push(Item::FunctionCallOutput { call_id: paired.id, output });
+                }
             }
             // OpenAI refuses a result without its call.
             Turn::Orphan { result, .. } => {
-                items.push(Item::Message { role: "user", content: content(&result.content) });
+                items.push(Item::Message {
+                    role: "user",
+                    content: content(&result.content, sees_images, losses),
+                });
             }
         }
     }
     items
 }
 
-fn output(result: &ToolResult) -> Output<'_> {
+fn output<'a>(result: &'a ToolResult, sees_images: bool, losses: &mut Losses) -> Output<'a> {
     if result.content.iter().any(|part| matches!(part, Part::Image(_))) {
-        return Output::Parts(content(&result.content));
+        return Output::Parts(content(&result.content, sees_images, losses));
     }
     Output::Text(text_of(&result.content))
 }
 
-fn content(parts: &[Part]) -> Vec<Content<'_>> {
+fn content<'a>(parts: &'a [Part], sees_images: bool, losses: &mut Losses) -> Vec<Content<'a>> {
     let content = parts.iter().map(|part| match part {
         Part::Text(text) => Content::InputText { text },
+        Part::Image(_) if !sees_images => {
+            losses.add(LossKind::Image);
+            Content::InputText { text: BLIND }
+        }
         Part::Image(image) => {
             Content::InputImage { image_url: &image.url, detail: image.detail.as_deref() }
         }
@@ -316,5 +374,63 @@ mod tests {
                     "output": [{"type": "input_image", "image_url": "https://h/x.png"}]},
             ])
         );
+    }
+
+    fn composed(model: &str, quirks: &Quirks, mut body: Value) -> (Value, String) {
+        body["model"] = "m".into();
+        let prompt =
+            Protocol::ChatCompletions.parse(body.to_string().into()).expect("a body").prompt;
+        let target = Target {
+            model,
+            base_url: "https://h",
+            quirks,
+            headers: &[],
+            credential: &Credential::None,
+            sealer: None,
+        };
+        let (body, losses) = compose(&prompt, &target);
+        (serde_json::from_slice(&body).expect("JSON"), losses.to_string())
+    }
+
+    #[test]
+    fn a_model_is_asked_for_reasoning_only_if_the_caller_wants_some() {
+        let ask = |effort: Value| {
+            let body = json!({"messages": [], "reasoning_effort": effort});
+            composed("gpt", &Quirks::default(), body).0
+        };
+        let plain = ask(json!(null));
+        assert_eq!((plain.get("include"), plain.get("reasoning")), (None, None));
+        let none = ask(json!("none"));
+        assert_eq!((none.get("include"), &none["reasoning"]), (None, &json!({"effort": "none"})));
+        let high = ask(json!("high"));
+        assert_eq!(high["include"], json!(["reasoning.encrypted_content"]));
+        assert_eq!(high["reasoning"], json!({"effort": "high", "summary": "auto"}));
+    }
+
+    #[test]
+    fn what_a_model_refuses_is_not_sent_and_counted() {
+        let all = || Some(vec!["gpt-4o".to_owned()]);
+        let quirks = Quirks {
+            no_reasoning_models: all(),
+            no_temperature_models: all(),
+            no_top_p_models: all(),
+            no_response_format_models: all(),
+            no_vision_models: all(),
+            auto_tool_choice_only_models: all(),
+            ..Quirks::default()
+        };
+        let body = json!({"temperature": 1, "top_p": 1, "reasoning_effort": "high",
+            "response_format": {"type": "json_object"}, "tool_choice": "required",
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+            "messages": [{"role": "user", "content": [
+                {"type": "image_url", "image_url": {"url": "https://h/x.png"}}]}]});
+        let (sent, losses) = composed("gpt-4o", &quirks, body.clone());
+        assert_eq!(losses, "image=1,field=5");
+        for field in ["temperature", "top_p", "reasoning", "text", "include"] {
+            assert_eq!(sent.get(field), None, "{field}");
+        }
+        assert_eq!(sent["tool_choice"], "auto");
+        assert_eq!(sent["input"][0]["content"][0]["text"], BLIND);
+        assert_eq!(composed("gpt-5", &quirks, body).1, "");
     }
 }

@@ -351,6 +351,8 @@ impl Emit for Emitter {
                 self.usage = Some(usage);
                 Ok(())
             }
+            // There is no field for it.
+            Event::StopSequence(_) => Ok(()),
             Event::Verbatim(_) | Event::Document(_) => Err(Failure::unrelayable()),
             Event::Finished(reason) => self.finish(reason, out),
         }

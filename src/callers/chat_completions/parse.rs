@@ -181,7 +181,7 @@ pub fn parse(raw: &[u8]) -> Result<Call, ParseError> {
             effort: body.reasoning_effort.get().and_then(Effort::parse),
             // There is no way to ask; clients that cannot show it ignore the field.
             show: true,
-            budget_tokens: None,
+            ..Reasoning::default()
         },
         output: output_format(&body),
         stream: body.stream.unwrap_or(false),

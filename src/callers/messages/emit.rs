@@ -31,6 +31,7 @@ pub struct Emitter {
     usage: Option<Usage>,
     called_tools: bool,
     stop_reason: Option<&'static str>,
+    stop_sequence: Option<String>,
     retention: Retention,
     terminal: Option<Terminal>,
 }
@@ -73,7 +74,7 @@ enum Frame<'a> {
     ContentBlockStart { index: usize, content_block: &'a Block },
     ContentBlockDelta { index: usize, delta: Delta<'a> },
     ContentBlockStop { index: usize },
-    MessageDelta { delta: Stop, usage: UsageField },
+    MessageDelta { delta: Stop<'a>, usage: UsageField },
     MessageStop,
     Ping,
 }
@@ -92,10 +93,10 @@ impl Frame<'_> {
     }
 }
 
-#[derive(Serialize)]
-struct Stop {
+#[derive(Clone, Copy, Serialize)]
+struct Stop<'a> {
     stop_reason: Option<&'static str>,
-    stop_sequence: Option<()>,
+    stop_sequence: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -107,7 +108,7 @@ struct Message<'a> {
     model: &'a str,
     content: &'a [Block],
     #[serde(flatten)]
-    stop: Stop,
+    stop: Stop<'a>,
     usage: UsageField,
 }
 
@@ -148,6 +149,7 @@ impl Emitter {
             usage: None,
             called_tools: false,
             stop_reason: None,
+            stop_sequence: None,
             terminal: None,
         }
     }
@@ -171,9 +173,13 @@ impl Emitter {
             role: "assistant",
             model: &self.settings.model,
             content,
-            stop: Stop { stop_reason: self.stop_reason, stop_sequence: None },
+            stop: self.stop(),
             usage: self.usage.unwrap_or_default().into(),
         }
+    }
+
+    fn stop(&self) -> Stop<'_> {
+        Stop { stop_reason: self.stop_reason, stop_sequence: self.stop_sequence.as_deref() }
     }
 
     fn begin(&mut self, open: Open, content_block: &Block, out: &mut BytesMut) {
@@ -312,13 +318,14 @@ impl Emitter {
             FinishReason::Length => "max_tokens",
             FinishReason::Filtered => "refusal",
             FinishReason::Stop if self.called_tools => "tool_use",
+            FinishReason::Stop if self.stop_sequence.is_some() => "stop_sequence",
             FinishReason::Stop => "end_turn",
         });
         self.terminal = Some(match reason {
             FinishReason::Stop => Terminal::Completed,
             FinishReason::Length | FinishReason::Filtered => Terminal::Incomplete,
         });
-        let delta = Stop { stop_reason: self.stop_reason, stop_sequence: None };
+        let delta = self.stop();
         let usage = self.usage.unwrap_or_default().into();
         self.write(&Frame::MessageDelta { delta, usage }, out);
         self.write(&Frame::MessageStop, out);
@@ -363,6 +370,10 @@ impl Emit for Emitter {
             Event::Verbatim(_) | Event::Document(_) => return Err(Failure::unrelayable()),
             Event::Finished(reason) => return self.finish(reason, out),
             Event::ReasoningDelta(_) if !self.settings.show_reasoning => {}
+            Event::StopSequence(text) => {
+                self.retention.add(text.len())?;
+                self.stop_sequence = Some(text);
+            }
             piece => {
                 self.retention.hold(&piece)?;
                 self.sequencer.take(piece, &mut self.pieces);

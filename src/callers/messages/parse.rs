@@ -35,6 +35,9 @@ struct Body<'a> {
     thinking: Obj<Thinking<'a>>,
     #[serde(borrow)]
     output_config: Obj<OutputConfig<'a>>,
+    /// Where the format stood before `output_config`.
+    #[serde(borrow)]
+    output_format: Obj<Format<'a>>,
     max_tokens: Option<u64>,
     temperature: Option<Number>,
     top_p: Option<Number>,
@@ -189,6 +192,7 @@ pub fn parse(raw: &[u8]) -> Result<Call, ParseError> {
         }
     }
     let tools = tools(&body, &mut losses);
+    let reasoning = reasoning(&body, &mut losses);
     let choice = body.tool_choice.0.as_ref();
     let prompt = Prompt {
         tool_choice: tool_choice(choice, &tools)?,
@@ -198,7 +202,7 @@ pub fn parse(raw: &[u8]) -> Result<Call, ParseError> {
         system,
         messages,
         tools,
-        reasoning: reasoning(&body),
+        reasoning,
         output: output_format(&body),
         stream: body.stream.unwrap_or(false),
         previous_response_id: None,
@@ -359,7 +363,9 @@ fn tools(body: &Body<'_>, losses: &mut Losses) -> Vec<Tool> {
             wire_name,
             kind: ToolKind::Function,
             description: declared.description.or_empty().to_owned(),
-            parameters: declared.input_schema.map_or_else(empty_schema, object_schema),
+            parameters: declared
+                .input_schema
+                .map_or_else(empty_schema, |schema| object_schema(schema, losses)),
             strict: declared.strict,
         });
     }
@@ -384,32 +390,40 @@ fn tool_choice(choice: Option<&Choice<'_>>, tools: &[Tool]) -> Result<ToolChoice
     })
 }
 
-/// A budget is an effort to every other protocol, and to Claudes that adapt; those that take a budget
-/// get it back.
-fn reasoning(body: &Body<'_>) -> Reasoning {
+/// A budget is an effort to every other protocol, and to Claudes that only adapt; those that take a
+/// budget get it back.
+fn reasoning(body: &Body<'_>, losses: &mut Losses) -> Reasoning {
     let stated = body.output_config.0.as_ref().and_then(|config| config.effort.get());
     let stated = stated.and_then(Effort::parse);
     let Some(thinking) = &body.thinking.0 else {
-        return Reasoning { effort: stated, ..Reasoning::default() };
+        return Reasoning {
+            effort: stated,
+            without_thinking: stated.is_some(),
+            ..Reasoning::default()
+        };
     };
     let show = thinking.display.get() != Some("omitted");
+    let wanted = Reasoning { effort: stated, show, ..Reasoning::default() };
     match thinking.kind.or_empty() {
-        "enabled" => {
-            let budget_tokens = thinking.budget_tokens.0;
-            let effort = Some(budget_tokens.map_or(Effort::Medium, Effort::of_budget));
-            Reasoning { effort, show, budget_tokens }
-        }
+        "enabled" => match thinking.budget_tokens.0 {
+            None => Reasoning { effort: stated.or(Some(Effort::Medium)), ..wanted },
+            budget_tokens => Reasoning { budget_tokens, ..wanted },
+        },
         // What Anthropic does when no effort is stated.
-        "adaptive" => {
-            Reasoning { effort: stated.or(Some(Effort::High)), show, budget_tokens: None }
+        "adaptive" => Reasoning { effort: stated.or(Some(Effort::High)), ..wanted },
+        _ => {
+            if stated.is_some() {
+                // An effort cannot be told beside "none at all".
+                losses.add(LossKind::Field);
+            }
+            Reasoning { effort: Some(Effort::None), ..Reasoning::default() }
         }
-        _ => Reasoning { effort: Some(Effort::None), ..Reasoning::default() },
     }
 }
 
 fn output_format(body: &Body<'_>) -> OutputFormat {
     let format = body.output_config.0.as_ref().and_then(|config| config.format.0.as_ref());
-    match format.and_then(|format| format.schema) {
+    match format.or(body.output_format.0.as_ref()).and_then(|format| format.schema) {
         Some(schema) => OutputFormat::JsonSchema(JsonSchemaFormat {
             name: "response".to_owned(),
             description: None,
@@ -457,7 +471,7 @@ mod tests {
         assert_eq!(prompt.system, ["be", "good"]);
         assert_eq!(prompt.losses.to_string(), "hosted_tool=1,field=1");
         assert_eq!(prompt.parallel_tool_calls, Some(false));
-        let reasoning = Reasoning { effort: Some(Effort::Max), show: false, budget_tokens: None };
+        let reasoning = Reasoning { effort: Some(Effort::Max), ..Reasoning::default() };
         assert_eq!(prompt.reasoning, reasoning);
         assert!(matches!(&prompt.messages[1], Message::Developer(_)));
         let Message::Assistant(said) = &prompt.messages[2] else { panic!() };
@@ -479,7 +493,7 @@ mod tests {
             ok(json!({"model": "m", "messages": [], "thinking": thinking})).prompt.reasoning
         };
         let enabled = reasoning(json!({"type": "enabled", "budget_tokens": 16384}));
-        assert_eq!((enabled.effort, enabled.budget_tokens), (Some(Effort::High), Some(16384)));
+        assert_eq!((enabled.wanted(), enabled.budget_tokens), (Some(Effort::High), Some(16384)));
         assert!(enabled.show);
         assert_eq!(reasoning(json!({"type": "adaptive"})).effort, Some(Effort::High));
         assert_eq!(reasoning(json!({"type": "disabled"})).effort, Some(Effort::None));

@@ -88,7 +88,7 @@ fn reasoning(body: &Body<'_>) -> Reasoning {
     Reasoning {
         effort: field.effort.get().and_then(Effort::parse),
         show: field.summary.non_empty().is_some_and(|summary| summary != "none"),
-        budget_tokens: None,
+        ..Reasoning::default()
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(prompt.system, ["sys"]);
         assert_eq!(
             prompt.reasoning,
-            Reasoning { effort: Some(Effort::Max), show: true, budget_tokens: None }
+            Reasoning { effort: Some(Effort::Max), show: true, ..Reasoning::default() }
         );
         assert_eq!(prompt.sampling.stop, ["X"]);
         assert!(

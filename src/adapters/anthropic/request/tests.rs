@@ -262,3 +262,30 @@ fn escaped_names_and_a_preamble_are_what_the_config_says() {
     assert_eq!(sent["messages"][1]["content"][0]["name"], "ocx_f");
     assert_eq!(sent["system"][0]["text"], "first");
 }
+
+#[test]
+fn the_newest_models_take_no_temperature_also_without_thinking() {
+    for (model, sent, losses) in [
+        ("claude-opus-4-7", Value::Null, "field=1"),
+        ("claude-sonnet-5", Value::Null, "field=1"),
+        ("claude-opus-4-6", json!(0.5), ""),
+    ] {
+        let (body, lost) =
+            encode_with(model, &Quirks::default(), json!({"input": "x", "temperature": 0.5}));
+        assert_eq!((&body["temperature"], lost.as_str()), (&sent, losses), "{model}");
+    }
+}
+
+#[test]
+fn objects_of_a_format_are_closed_and_its_values_stay() {
+    let open = json!({"type": ["object", "null"], "properties": {
+        "list": {"type": "array", "items": {"properties": {"a": {"type": "string"}}}},
+        "one": {"enum": [{"type": "object"}], "default": {"type": "object"}}}});
+    let format = json!({"type": "json_schema", "name": "n", "schema": open, "strict": true});
+    let (body, losses) = encode(json!({"input": "x", "text": {"format": format}}));
+    let schema = &body["output_config"]["format"]["schema"];
+    assert_eq!(losses, "");
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(schema["properties"]["list"]["items"]["additionalProperties"], false);
+    assert_eq!(schema["properties"]["one"], open["properties"]["one"]);
+}

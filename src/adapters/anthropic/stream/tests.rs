@@ -96,6 +96,9 @@ fn every_reason_to_stop_has_its_meaning() {
         assert_eq!(events.last(), Some(&Event::Finished(finish)), "{reason}");
     }
     assert!(matches!(run(&end("error")).1, Err(DecodeError::Upstream(_))));
+    let mut told = end("stop_sequence");
+    told[0]["delta"]["stop_sequence"] = "X".into();
+    assert_eq!(run(&told).0.first(), Some(&Event::StopSequence("X".into())));
 }
 
 #[test]

@@ -167,4 +167,8 @@ fn limits_and_refusals_have_their_reasons() {
         assemble(&frames);
         assert_eq!(frames[frames.len() - 2]["delta"]["stop_reason"], word);
     }
+    let events = vec![Event::StopSequence("X".into()), Event::Finished(FinishReason::Stop)];
+    let (_, frames) = run(emitter(Delivery::Stream, true), events);
+    let delta = &frames[frames.len() - 2]["delta"];
+    assert_eq!(delta, &serde_json::json!({"stop_reason": "stop_sequence", "stop_sequence": "X"}));
 }
