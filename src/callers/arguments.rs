@@ -12,6 +12,11 @@ use crate::{
     wire::json::{Edit, edit_object, to_raw},
 };
 
+/// Whether arguments that begin like this may turn out to be none at all: `null`, or nothing but blanks.
+pub(super) fn may_be_none(begun: &str) -> bool {
+    "null".starts_with(begun.trim())
+}
+
 /// The arguments of a call, in the form its tool wants them.
 pub(super) enum Arguments {
     Json(String),

@@ -11,15 +11,32 @@ const PER_ITEM: usize = 256;
 pub(super) struct Retention {
     held: usize,
     limit: usize,
+    /// What the last piece of text was, if it was one: another kind begins another item.
+    last: Option<Kind>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Reasoning,
 }
 
 impl Retention {
     pub fn new(limit: usize) -> Self {
-        Self { held: 0, limit }
+        Self { held: 0, limit, last: None }
     }
 
     /// Takes what an event brings into account.
     pub fn hold(&mut self, event: &Event) -> Result<(), Failure> {
+        let kind = match event {
+            Event::TextDelta(_) => Some(Kind::Text),
+            Event::ReasoningDelta(_) => Some(Kind::Reasoning),
+            _ => None,
+        };
+        if kind != self.last && kind.is_some() {
+            self.add(PER_ITEM)?;
+        }
+        self.last = kind;
         match event {
             Event::TextDelta(text) | Event::ReasoningDelta(text) => self.add(text.len()),
             Event::CallDelta { arguments, .. } => self.add(arguments.len()),

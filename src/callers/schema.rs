@@ -60,7 +60,9 @@ pub(super) fn object_schema(schema: &RawValue, losses: &mut Losses) -> Box<RawVa
     match serde_json::from_str(text) {
         Ok(Value::Object(mut root)) => {
             let whole = Value::Object(root.clone());
-            if flatten(&mut root, &whole, 0) {
+            let other = root.get("type").is_some_and(|kind| !names_object(kind));
+            let mut room = MAX_BRANCHES;
+            if flatten(&mut root, &whole, 0, &mut room) || other {
                 losses.add(LossKind::ToolSchema);
             }
             let mut root = Value::Object(root);
@@ -75,24 +77,51 @@ pub(super) fn object_schema(schema: &RawValue, losses: &mut Losses) -> Box<RawVa
     }
 }
 
-/// How deep unions within unions are looked into; a schema may refer to itself.
+/// How deep unions within unions are looked into, and how many branches in all; a schema may refer to
+/// itself.
 const MAX_DEPTH: usize = 8;
+const MAX_BRANCHES: usize = 256;
+
+fn names_object(kind: &Value) -> bool {
+    kind == "object" || kind.as_array().is_some_and(|kinds| kinds.iter().any(|k| k == "object"))
+}
+
+/// Whether a branch says nothing but which properties there are.
+fn is_plain(branch: &Map<String, Value>) -> bool {
+    branch.keys().all(|keyword| {
+        matches!(
+            keyword.as_str(),
+            "type"
+                | "properties"
+                | "required"
+                | "title"
+                | "description"
+                | "$schema"
+                | "$defs"
+                | "definitions"
+        )
+    })
+}
 
 /// Makes a schema a plain object: unions of objects become one object with all their properties. Tells
 /// whether that allows more than before.
-fn flatten(schema: &mut Map<String, Value>, whole: &Value, depth: usize) -> bool {
+fn flatten(schema: &mut Map<String, Value>, whole: &Value, depth: usize, room: &mut usize) -> bool {
     let mut widened = false;
     for (union, requires_all) in [("allOf", true), ("anyOf", false), ("oneOf", false)] {
         let Some(Value::Array(branches)) = schema.remove(union) else { continue };
-        widened |= depth == MAX_DEPTH || (!requires_all && branches.len() > 1);
-        if depth == MAX_DEPTH {
+        widened |= !requires_all && branches.len() > 1;
+        if depth == MAX_DEPTH || branches.len() > *room {
+            widened = true;
             continue;
         }
+        *room -= branches.len();
         let mut plain = Vec::with_capacity(branches.len());
         for branch in &branches {
             let mut branch = resolved(branch, whole).clone();
             match &mut branch {
-                Value::Object(branch) => widened |= flatten(branch, whole, depth + 1),
+                Value::Object(branch) => {
+                    widened |= flatten(branch, whole, depth + 1, room) || !is_plain(branch);
+                }
                 _ => widened = true,
             }
             plain.push(branch);
@@ -213,6 +242,10 @@ mod tests {
             (json!({"oneOf": both}), true, 2),
             (json!({"allOf": [object("c"), {"anyOf": both}]}), true, 3),
             (json!({"allOf": [{"$ref": "#"}, object("a")]}), true, 1),
+            (json!({"allOf": vec![json!({"$ref": "#"}); 20]}), true, 0),
+            (json!({"allOf": [object("a"), {"not": {}}]}), true, 1),
+            (json!({"type": "string"}), true, 0),
+            (json!({"type": ["object", "null"], "properties": {"a": {}}}), false, 1),
             (json!(null), false, 0),
             (json!(true), true, 0),
         ] {

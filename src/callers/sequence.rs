@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::arguments::may_be_none;
 use crate::model::{CallKey, Event, ReasoningState};
 
 /// A piece of the item that is open, or the begin or end of a call.
@@ -22,6 +23,11 @@ pub(super) enum Piece {
 #[derive(Debug, Default)]
 pub(super) struct Sequencer {
     open: Option<CallKey>,
+    /// The beginning of the open call's arguments, as long as it may be all of `null`: no arguments,
+    /// which callers are not told as such.
+    held: String,
+    /// Some of its arguments are out.
+    streams: bool,
     waiting: VecDeque<Waiting>,
 }
 
@@ -91,11 +97,31 @@ impl Sequencer {
 
     fn call_delta(&mut self, call: CallKey, delta: String, out: &mut Vec<Piece>) {
         if self.open == Some(call) {
-            return out.push(Piece::CallDelta(delta));
+            return self.open_delta(delta, out);
         }
         if let Some((arguments, _)) = self.waiting_call(call) {
             arguments.push_str(&delta);
         }
+    }
+
+    fn open_delta(&mut self, delta: String, out: &mut Vec<Piece>) {
+        let delta =
+            if self.held.is_empty() { delta } else { std::mem::take(&mut self.held) + &delta };
+        if !self.streams && may_be_none(&delta) {
+            self.held = delta;
+        } else {
+            self.streams = true;
+            out.push(Piece::CallDelta(delta));
+        }
+    }
+
+    fn end_open(&mut self, out: &mut Vec<Piece>) {
+        let held = std::mem::take(&mut self.held);
+        if !matches!(held.trim(), "" | "null") {
+            out.push(Piece::CallDelta(held));
+        }
+        self.streams = false;
+        out.push(Piece::CallEnd);
     }
 
     fn call_ended(&mut self, call: CallKey, out: &mut Vec<Piece>) {
@@ -106,7 +132,7 @@ impl Sequencer {
             return;
         }
         self.open = None;
-        out.push(Piece::CallEnd);
+        self.end_open(out);
         self.release(out);
     }
 
@@ -134,11 +160,9 @@ impl Sequencer {
                 Waiting::State(state) => out.push(Piece::State(state)),
                 Waiting::Call { call, call_id, name, arguments, ended } => {
                     out.push(Piece::CallStart { call_id, name });
-                    if !arguments.is_empty() {
-                        out.push(Piece::CallDelta(arguments));
-                    }
+                    self.open_delta(arguments, out);
                     if ended {
-                        out.push(Piece::CallEnd);
+                        self.end_open(out);
                     } else {
                         self.open = Some(call);
                     }
@@ -181,5 +205,27 @@ mod tests {
             ]
         );
         assert!(!sequencer.has_open_call());
+    }
+
+    #[test]
+    fn arguments_that_are_null_are_none() {
+        let run = |deltas: &[&str]| {
+            let (mut sequencer, mut out) = (Sequencer::default(), Vec::new());
+            sequencer.call_started(0, "c".into(), "f".into(), &mut out);
+            for delta in deltas {
+                sequencer.call_delta(0, (*delta).into(), &mut out);
+            }
+            sequencer.call_ended(0, &mut out);
+            out.into_iter()
+                .filter_map(|piece| match piece {
+                    Piece::CallDelta(delta) => Some(delta),
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+        };
+        assert!(run(&["nu", "ll"]).is_empty() && run(&[" "]).is_empty());
+        assert_eq!(run(&["n", "o"]), ["no"]);
+        assert_eq!(run(&[" ", "{", "null", "}"]), [" {", "null", "}"]);
+        assert_eq!(run(&["nul"]), ["nul"], "what is cut is told, and is malformed then");
     }
 }

@@ -12,6 +12,6 @@ pub use id::{Ids, ModelId, ProviderId};
 pub use loss::{LossKind, Losses};
 pub use prompt::{
     AssistantPart, Effort, Image, JsonSchemaFormat, Message, OutputFormat, Part, Prompt, Reasoning,
-    Sampling, ToolCall, ToolResult,
+    Sampling, ThinkingWish, ToolCall, ToolResult,
 };
 pub use tool::{Tool, ToolChoice, ToolKind, ToolName, sanitize_wire_name};

@@ -191,13 +191,25 @@ impl Effort {
     }
 }
 
+/// What a caller says of thinking itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ThinkingWish {
+    /// As the effort says; the way of everybody but Anthropic.
+    #[default]
+    AsEffort,
+    /// Nothing: the model does what it does by default.
+    Unstated,
+    /// None; an effort beside it is about the answer.
+    Off,
+}
+
 /// The caller's `reasoning`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reasoning {
     /// How hard to work, if stated.
     pub effort: Option<Effort>,
-    /// The effort is meant for an answer without thinking, a thing that Anthropic alone tells apart.
-    pub without_thinking: bool,
+    /// Whether an effort means thinking, which Anthropic alone tells apart.
+    pub thinking: ThinkingWish,
     /// Whether the caller wants to see reasoning (`summary` is there and not `none`).
     pub show: bool,
     /// Tokens of thinking, where the caller counted them (Anthropic's budget).
@@ -207,6 +219,9 @@ pub struct Reasoning {
 impl Reasoning {
     /// The effort that was stated, or the one that the caller's budget amounts to.
     pub fn wanted(&self) -> Option<Effort> {
+        if self.thinking == ThinkingWish::Off {
+            return Some(Effort::None);
+        }
         self.effort.or_else(|| self.budget_tokens.map(Effort::of_budget))
     }
 

@@ -18,6 +18,8 @@ pub fn summarise(prompt: &mut Prompt) {
     prompt.parallel_tool_calls = None;
     prompt.output = Default::default();
     prompt.messages.push(Message::User(vec![Part::Text(INSTRUCTION.to_owned())]));
+    // A stop text or a limit of the answer is not one of the summary.
+    prompt.sampling = Default::default();
     // What the caller wrote asks for something else, and what of it was lost is not asked any more.
     prompt.raw = None;
     for kind in [

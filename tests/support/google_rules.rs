@@ -5,17 +5,24 @@ use serde_json::Value;
 
 const FIELDS: [&str; 5] =
     ["contents", "systemInstruction", "tools", "toolConfig", "generationConfig"];
-const SCHEMA: [&str; 10] = [
+/// Of JSON Schema, what ai.google.dev lists for `parametersJsonSchema`.
+const SCHEMA: [&str; 16] = [
+    "$defs",
+    "$ref",
     "type",
-    "nullable",
-    "required",
     "format",
+    "title",
     "description",
-    "properties",
-    "items",
     "enum",
-    "anyOf",
+    "items",
+    "prefixItems",
     "minItems",
+    "maxItems",
+    "minimum",
+    "maximum",
+    "anyOf",
+    "properties",
+    "required",
 ];
 
 /// Everything that is wrong with a body.
@@ -34,10 +41,10 @@ pub fn violations(body: &Value) -> Vec<String> {
     }
     for tool in body["tools"].as_array().into_iter().flatten() {
         for function in tool["functionDeclarations"].as_array().into_iter().flatten() {
-            if let Some(parameters) = function.get("parameters") {
+            if let Some(parameters) = function.get("parametersJsonSchema") {
                 check_schema(parameters, &mut found);
-                if parameters["properties"].as_object().is_none_or(serde_json::Map::is_empty) {
-                    found.push(format!("{} has an object without properties", function["name"]));
+                if parameters["type"] != "object" {
+                    found.push(format!("{} takes no object", function["name"]));
                 }
             }
         }
@@ -48,11 +55,14 @@ pub fn violations(body: &Value) -> Vec<String> {
 
 fn check_schema(schema: &Value, found: &mut Vec<String>) {
     for (key, value) in schema.as_object().into_iter().flatten() {
-        if !SCHEMA.contains(&key.as_str()) {
+        if !SCHEMA.contains(&key.as_str()) && key != "additionalProperties" {
             found.push(format!("the keyword {key}"));
         }
         match key.as_str() {
-            "properties" => {
+            "$ref" if schema.as_object().is_some_and(|schema| schema.len() > 2) => {
+                found.push("something beside $ref".to_owned());
+            }
+            "properties" | "$defs" => {
                 for inner in value.as_object().into_iter().flat_map(serde_json::Map::values) {
                     check_schema(inner, found);
                 }
@@ -63,7 +73,13 @@ fn check_schema(schema: &Value, found: &mut Vec<String>) {
                     check_schema(inner, found);
                 }
             }
-            "enum" if schema["type"] != "string" => found.push("an enum of no strings".to_owned()),
+            "enum"
+                if value
+                    .as_array()
+                    .is_none_or(|v| v.iter().any(|v| !v.is_string() && !v.is_number())) =>
+            {
+                found.push("an enum of something else than texts and numbers".to_owned());
+            }
             _ => {}
         }
     }

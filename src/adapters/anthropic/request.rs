@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     model::{
-        AssistantPart, LossKind, Losses, Message, OutputFormat, Prompt, Reasoning, ToolChoice,
+        AssistantPart, Effort, LossKind, Losses, Message, OutputFormat, Prompt, Reasoning,
+        ThinkingWish, ToolChoice,
     },
     registry::{TOOL_NAME_ESCAPE, lists},
 };
@@ -143,19 +144,14 @@ fn countable_of<'a>(
     let limit = prompt.sampling.max_output_tokens;
     let plan_for = |reasoning: &Reasoning| thinking::plan(reasoning, limit, quirks, target.model);
     let mut plan = plan_for(&prompt.reasoning);
-    let reasoning = &prompt.reasoning;
-    let thinks_too_little = reasoning.is_wanted() && !reasoning.without_thinking && !plan.thinks();
-    // Beside a budget an effort of its own.
-    let counted = reasoning.budget_tokens.is_some() || reasoning.without_thinking;
-    let misses_effort = counted && reasoning.effort.is_some() && plan.effort.is_none();
-    if thinks_too_little || misses_effort {
-        // No room for it, or a model that does not.
+    if misses_its_wish(&prompt.reasoning, &plan) {
         losses.add(LossKind::Field);
     }
     if plan.demands_thoughts() && lacks_thoughts(&messages) {
         // Refused otherwise. The next question of the user thinks again.
         losses.add(LossKind::Field);
-        plan = plan_for(&Reasoning::default());
+        let (effort, thinking) = (prompt.reasoning.effort, ThinkingWish::Unstated);
+        plan = plan_for(&Reasoning { effort, thinking, ..Reasoning::default() });
     }
     let mut system = system;
     let mut tools = tools(prompt, escape, losses);
@@ -174,6 +170,23 @@ fn countable_of<'a>(
         messages,
     };
     (countable, plan)
+}
+
+/// Whether a caller asked for more, or less, thinking or effort than it gets: no room for it, or a model
+/// that cannot.
+fn misses_its_wish(reasoning: &Reasoning, plan: &Plan) -> bool {
+    let stated = reasoning.effort.is_some_and(|effort| effort != Effort::None);
+    match (reasoning.thinking, reasoning.wanted()) {
+        (_, None) => false,
+        (_, Some(Effort::None)) => {
+            (plan.thinks && !plan.forbids_thoughts()) || (stated && plan.effort.is_none())
+        }
+        (ThinkingWish::Unstated, _) => stated && plan.effort.is_none(),
+        _ => {
+            let own_effort = stated && reasoning.budget_tokens.is_some();
+            !plan.asks_for_thoughts() || (own_effort && plan.effort.is_none())
+        }
+    }
 }
 
 fn system<'a>(prompt: &'a Prompt, target: &Target<'a>) -> (Vec<Block<'a>>, usize) {
@@ -268,8 +281,9 @@ fn tool_choice<'a>(
         return Some(choice("none", None));
     }
     let forced = matches!(prompt.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
-    let auto_only =
-        plan.thinks() || lists(target.quirks.auto_tool_choice_only_models.as_ref(), target.model);
+    let auto_only = plan.thinks
+        || !thinking::takes_forced_choice(target.model)
+        || lists(target.quirks.auto_tool_choice_only_models.as_ref(), target.model);
     let mut choice = match &prompt.tool_choice {
         _ if forced && auto_only => {
             losses.add(LossKind::Field);
@@ -305,10 +319,27 @@ fn format(prompt: &Prompt, target: &Target<'_>, losses: &mut Losses) -> Option<F
     }
 }
 
-/// Anthropic takes only schemas whose objects are closed. Tells whether one was meant to be open.
+/// Restrictions that a format may not hold.
+/// Source: docs.anthropic.com/en/docs/build-with-claude/structured-outputs, 2026-11.
+const UNKNOWN_TO_FORMATS: [&str; 9] = [
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "maxItems",
+    "uniqueItems",
+];
+
+/// Anthropic takes only schemas whose objects are closed, and few restrictions. Tells whether an object
+/// was meant to be open, or a restriction is gone.
 fn close_objects(schema: &mut Value) -> bool {
     let Value::Object(object) = schema else { return false };
-    let mut was_open = false;
+    let before = object.len();
+    object.retain(|keyword, _| !UNKNOWN_TO_FORMATS.contains(&keyword.as_str()));
+    let mut was_open = object.len() < before;
     for (keyword, inner) in object.iter_mut() {
         was_open |= match (keyword.as_str(), inner) {
             ("properties" | "$defs" | "definitions", Value::Object(named)) => {
@@ -344,14 +375,16 @@ fn sampling<'a>(
 ) -> (Option<Number>, Option<&'a Number>) {
     let sampling = &prompt.sampling;
     let quirks = target.quirks;
+    let never = plan.thinks || !thinking::takes_sampling(target.model);
+    // The default, which nobody misses.
+    let is_default = |number: &Number| never && number.as_f64() == Some(1.0);
     let given = [
-        sampling.temperature.is_some(),
-        sampling.top_p.is_some(),
+        sampling.temperature.as_ref().is_some_and(|number| !is_default(number)),
+        sampling.top_p.as_ref().is_some_and(|number| !is_default(number)),
         sampling.presence_penalty.is_some(),
         sampling.frequency_penalty.is_some(),
         prompt.service_tier.is_some(),
     ];
-    let never = plan.thinks() || !thinking::takes_sampling(target.model);
     let refuses = |list: Option<&Vec<String>>| never || lists(list, target.model);
     let temperature =
         sampling.temperature.clone().filter(|_| !refuses(quirks.no_temperature_models.as_ref()));

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::{
-    model::{Effort, Reasoning},
+    model::{Effort, Reasoning, ThinkingWish},
     registry::Quirks,
 };
 
@@ -15,6 +15,8 @@ pub(super) struct Plan {
     /// `output_config.effort`.
     pub effort: Option<String>,
     pub max_tokens: u64,
+    /// Whether the model thinks, which rules out sampling parameters and forced tool choices.
+    pub thinks: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,12 +30,19 @@ pub(super) enum Thinking {
         display: Option<&'static str>,
     },
     Disabled,
+    /// As little as Sonnet 5.5 can.
+    BetweenTools,
 }
 
 impl Plan {
-    /// Whether the model thinks, which rules out sampling parameters and forced tool choices.
-    pub fn thinks(&self) -> bool {
+    /// Whether the model was told to think.
+    pub fn asks_for_thoughts(&self) -> bool {
         matches!(self.thinking, Some(Thinking::Enabled { .. } | Thinking::Adaptive { .. }))
+    }
+
+    /// Whether the model was told not to think.
+    pub fn forbids_thoughts(&self) -> bool {
+        matches!(self.thinking, Some(Thinking::Disabled | Thinking::BetweenTools))
     }
 
     /// Whether every answer that calls tools must begin with its thinking.
@@ -59,40 +68,45 @@ pub(super) fn plan(
     model: &str,
 ) -> Plan {
     let limit = limit.or_else(|| quirks.max_output_tokens(model));
-    let plain =
-        |thinking| Plan { thinking, effort: None, max_tokens: limit.unwrap_or(DEFAULT_MAX_TOKENS) };
     let family = Family::of(model);
-    let silent = quirks.efforts(model).is_some_and(<[String]>::is_empty);
+    let by_default = family.is_some_and(Family::thinks_by_default);
+    let plain = |thinking: Option<Thinking>, effort| {
+        let max_tokens = limit.unwrap_or(DEFAULT_MAX_TOKENS);
+        let thinks = match &thinking {
+            None => by_default,
+            Some(thinking) => *thinking != Thinking::Disabled,
+        };
+        Plan { thinking, effort, max_tokens, thinks }
+    };
     let newer = family.is_some_and(Family::is_adaptive_only);
     let word = |effort: Effort| label(effort, quirks, model, newer);
+    let takes_effort = family.is_some_and(Family::takes_effort);
+    let stated = reasoning.effort.filter(|effort| *effort != Effort::None && takes_effort);
+    if quirks.efforts(model).is_some_and(<[String]>::is_empty) {
+        return plain(None, None);
+    }
     match reasoning.wanted() {
-        _ if silent => plain(None),
-        None => plain(None),
-        // Sonnet 5 and later think unless they are told not to; Fable always does.
+        None => plain(None, None),
         Some(Effort::None) => {
-            let told = family.is_some_and(|f| f.name != "fable" && f.major >= 5);
-            plain(told.then_some(Thinking::Disabled))
+            let (thinking, lowest) = family.map_or((None, None), |f| f.switched_off(stated));
+            plain(thinking, stated.or(lowest).map(word))
         }
-        Some(effort) if reasoning.without_thinking => {
-            let effort = family.is_some_and(Family::takes_effort).then(|| word(effort));
-            Plan { effort, ..plain(None) }
-        }
+        Some(_) if reasoning.thinking == ThinkingWish::Unstated => plain(None, stated.map(word)),
         // A caller that counts tokens itself knows what its model may write.
         Some(_) if reasoning.budget_tokens.is_some() && !newer => {
             let budget_tokens = reasoning.budget_tokens.unwrap_or(MIN_BUDGET).max(MIN_BUDGET);
             let least = budget_tokens.saturating_add(1);
             let max_tokens = limit.unwrap_or(budget_tokens.saturating_add(ANSWER)).max(least);
-            let effort = reasoning.effort.filter(|_| family.is_some_and(Family::takes_effort));
             let thinking = Some(Thinking::Enabled { budget_tokens });
-            Plan { thinking, effort: effort.map(word), max_tokens }
+            Plan { max_tokens, ..plain(thinking, stated.map(word)) }
         }
         Some(effort) if family.is_some_and(Family::adapts) => {
             let wanted = budget(effort) + ANSWER;
             let max_tokens = limit.unwrap_or(wanted.clamp(DEFAULT_MAX_TOKENS, MAX_ADAPTIVE));
             // The newer ones leave their thinking out unless they are asked.
             let display = (reasoning.show && newer).then_some("summarized");
-            let effort = Some(word(effort));
-            Plan { thinking: Some(Thinking::Adaptive { display }), effort, max_tokens }
+            let thinking = Some(Thinking::Adaptive { display });
+            Plan { max_tokens, ..plain(thinking, Some(word(effort))) }
         }
         Some(effort) => {
             let wanted = budget(effort);
@@ -101,9 +115,9 @@ pub(super) fn plan(
             let room = max_tokens.saturating_sub(ANSWER / 2).max(max_tokens / 2);
             let budget_tokens = wanted.min(room);
             if budget_tokens < MIN_BUDGET {
-                return plain(None);
+                return plain(None, None);
             }
-            Plan { thinking: Some(Thinking::Enabled { budget_tokens }), effort: None, max_tokens }
+            Plan { max_tokens, ..plain(Some(Thinking::Enabled { budget_tokens }), None) }
         }
     }
 }
@@ -135,6 +149,11 @@ fn label(effort: Effort, quirks: &Quirks, model: &str, newer: bool) -> String {
 /// Whether the model takes a temperature or nucleus at all; those that only adapt refuse both.
 pub(super) fn takes_sampling(model: &str) -> bool {
     !Family::of(model).is_some_and(Family::is_adaptive_only)
+}
+
+/// Whether the model takes a forced tool choice at all; since 5.5, and Fable and Mythos 5.1, none does.
+pub(super) fn takes_forced_choice(model: &str) -> bool {
+    !Family::of(model).is_some_and(|family| family.version() >= (5, 5) || family.always_thinks())
 }
 
 /// `claude-<name>-<major>[-<minor>]`, wherever in the id.
@@ -173,10 +192,39 @@ impl<'m> Family<'m> {
         self.adapts() || (self.name == "opus" && self.version() >= (4, 5))
     }
 
+    /// Thinks whatever it is told.
+    fn always_thinks(self) -> bool {
+        match self.name {
+            "fable" | "mythos" => true,
+            "opus" => self.version() >= (5, 5),
+            _ => false,
+        }
+    }
+
+    /// Thinks unless it is told not to.
+    fn thinks_by_default(self) -> bool {
+        self.major >= 5 || self.always_thinks()
+    }
+
+    /// How it is told to think as little as it can, and the effort that goes with that.
+    fn switched_off(self, stated: Option<Effort>) -> (Option<Thinking>, Option<Effort>) {
+        // Beside these an effort above `high` is refused.
+        let modest = stated.is_none_or(|effort| effort <= Effort::High);
+        if self.always_thinks() || (self.major >= 5 && !modest) {
+            return (None, Some(Effort::Low));
+        }
+        let thinking = match self.version() {
+            (5.., 5..) | (6.., _) => Some(Thinking::BetweenTools),
+            (5.., _) => Some(Thinking::Disabled),
+            _ => None,
+        };
+        (thinking, None)
+    }
+
     /// Refuses the form with a budget.
     fn is_adaptive_only(self) -> bool {
         match self.name {
-            "fable" => true,
+            "fable" | "mythos" => true,
             "opus" => self.version() >= (4, 7),
             _ => self.major >= 5,
         }
@@ -247,7 +295,8 @@ mod tests {
             let plan = plan(&asked, Some(10_000), &Quirks::default(), model);
             let thinking = Some(Thinking::Enabled { budget_tokens: 2_000 });
             let effort = sent.map(str::to_owned);
-            assert_eq!(plan, Plan { thinking, effort, max_tokens: 10_000 }, "{model}");
+            let expected = Plan { thinking, effort, max_tokens: 10_000, thinks: true };
+            assert_eq!(plan, expected, "{model}");
         }
         let asked = Reasoning { budget_tokens: Some(2_000), ..asked(None) };
         let newest = plan(&asked, None, &Quirks::default(), "claude-opus-4-7");
@@ -256,10 +305,32 @@ mod tests {
 
     #[test]
     fn an_effort_without_thinking_turns_none_on() {
-        let asked = Reasoning { without_thinking: true, ..asked(Some(Effort::Low)) };
+        let thinking = ThinkingWish::Unstated;
+        let asked = Reasoning { thinking, ..asked(Some(Effort::Low)) };
         for (model, effort) in [("claude-opus-4-6", Some("low")), ("claude-sonnet-4-5", None)] {
             let plan = plan(&asked, None, &Quirks::default(), model);
             assert_eq!((plan.thinking, plan.effort.as_deref()), (None, effort), "{model}");
+        }
+    }
+
+    #[test]
+    fn each_generation_is_told_to_think_as_little_as_it_can() {
+        let off = |model, effort| {
+            let asked = Reasoning { effort, thinking: ThinkingWish::Off, ..Reasoning::default() };
+            let plan = plan(&asked, None, &Quirks::default(), model);
+            (plan.thinking, plan.effort, plan.thinks)
+        };
+        let low = || Some("low".to_owned());
+        assert_eq!(off("claude-opus-4-6", Some(Effort::Low)), (None, low(), false));
+        assert_eq!(
+            off("claude-sonnet-5", Some(Effort::Low)),
+            (Some(Thinking::Disabled), low(), false)
+        );
+        assert_eq!(off("claude-sonnet-5-5", None), (Some(Thinking::BetweenTools), None, true));
+        let max = Some("max".to_owned());
+        assert_eq!(off("claude-sonnet-5-5", Some(Effort::Max)), (None, max, true));
+        for model in ["claude-opus-5-5", "claude-fable-5", "claude-mythos-5"] {
+            assert_eq!(off(model, None), (None, low(), true), "{model}");
         }
     }
 

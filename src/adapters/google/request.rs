@@ -100,7 +100,7 @@ struct Declarations<'a> {
 struct Function<'a> {
     name: &'a str,
     description: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "parametersJsonSchema", skip_serializing_if = "Option::is_none")]
     parameters: Option<Value>,
 }
 
@@ -255,7 +255,10 @@ fn thinking(reasoning: &Reasoning, quirks: &Quirks, model: &str) -> Option<Think
             thinking_level = Some(level);
         }
         (2, Some(effort)) if model.contains("gemini-2.5") => {
-            thinking_budget = Some(budget(effort, is_flash));
+            thinking_budget = Some(match reasoning.budget_tokens {
+                Some(tokens) => own_budget(tokens, is_flash),
+                None => budget(effort, is_flash),
+            });
         }
         _ => {}
     }
@@ -275,6 +278,12 @@ fn default_level(effort: Effort, is_flash: bool) -> &'static str {
         Effort::Medium if is_flash => "medium",
         _ => "high",
     }
+}
+
+/// A caller's own number, within what the model takes.
+fn own_budget(tokens: u64, is_flash: bool) -> u32 {
+    let (least, most) = if is_flash { (0, 24_576) } else { (128, 32_768) };
+    u32::try_from(tokens).unwrap_or(u32::MAX).clamp(least, most)
 }
 
 /// Pro cannot stop thinking.

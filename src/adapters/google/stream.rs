@@ -153,8 +153,15 @@ impl GoogleStream {
             Some("MAX_TOKENS") => Some(FinishReason::Length),
             Some("STOP") => Some(FinishReason::Stop),
             Some(
-                "SAFETY" | "RECITATION" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII"
-                | "IMAGE_SAFETY" | "LANGUAGE",
+                "SAFETY"
+                | "RECITATION"
+                | "BLOCKLIST"
+                | "PROHIBITED_CONTENT"
+                | "SPII"
+                | "IMAGE_SAFETY"
+                | "IMAGE_PROHIBITED_CONTENT"
+                | "IMAGE_RECITATION"
+                | "LANGUAGE",
             ) => Some(FinishReason::Filtered),
             // `MALFORMED_FUNCTION_CALL`, `OTHER` and all that is to come: not a good end.
             Some(reason) => {

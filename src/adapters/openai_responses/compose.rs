@@ -151,15 +151,15 @@ pub(super) fn compose(prompt: &Prompt, target: &Target<'_>) -> (Vec<u8>, Losses)
     let instructions = prompt.system.join("\n\n");
     let input = input(prompt, target, &mut losses);
     let effort = effort(&prompt.reasoning, target, &mut losses);
-    // Models that do not reason refuse the wish to see it.
-    let reasons = effort.as_deref().is_some_and(|effort| effort != Effort::None.label());
-    let summary = (reasons && prompt.reasoning.show).then_some("auto");
-    let reasoned = input.iter().any(|item| matches!(item, Item::Reasoning { .. }));
+    let reasons = reasons(target);
+    // Shown to those who asked for reasoning: not every account may see it.
+    let summary =
+        (reasons && prompt.reasoning.show && prompt.reasoning.is_wanted()).then_some("auto");
     let body = Body {
         model: target.model,
         stream: prompt.stream,
         store: false,
-        include: if reasons || reasoned { &["reasoning.encrypted_content"] } else { &[] },
+        include: if reasons { &["reasoning.encrypted_content"] } else { &[] },
         instructions: &instructions,
         max_output_tokens: sampling.max_output_tokens,
         temperature,
@@ -178,6 +178,16 @@ pub(super) fn compose(prompt: &Prompt, target: &Target<'_>) -> (Vec<u8>, Losses)
     (serde_json::to_vec(&body).unwrap_or_default(), losses)
 }
 
+/// Whether the model may reason. Those that do not refuse to be asked for it, as the first names on
+/// OpenAI's list; a deployment of another name is told by `noReasoningModels`.
+fn reasons(target: &Target<'_>) -> bool {
+    const PLAIN: [&str; 3] = ["gpt-3", "gpt-4", "chatgpt-"];
+    match target.quirks.efforts(target.model) {
+        Some(efforts) => !efforts.is_empty(),
+        None => !PLAIN.iter().any(|name| target.model.starts_with(name)),
+    }
+}
+
 /// What the model takes of a wish; one that it refuses is a loss.
 fn accepted<T>(value: Option<T>, refused: bool, losses: &mut Losses) -> Option<T> {
     if refused && value.is_some() {
@@ -186,15 +196,18 @@ fn accepted<T>(value: Option<T>, refused: bool, losses: &mut Losses) -> Option<T
     value.filter(|_| !refused)
 }
 
-/// The wire's word. Here `none` is one too, but for models that know no effort at all.
+/// The wire's word. Here `none` is one too, where a list of efforts does not leave it out.
 fn effort(reasoning: &Reasoning, target: &Target<'_>, losses: &mut Losses) -> Option<String> {
     let wanted = reasoning.wanted()?;
     let known = target.quirks.efforts(target.model);
+    let takes_none = known.is_none_or(|known| known.iter().any(|word| word == "none"));
     let word = match target.quirks.wire_effort(target.model, wanted) {
-        None if wanted == Effort::None && known.is_none() => Some(wanted.label().to_owned()),
+        None if wanted == Effort::None && takes_none => {
+            reasons(target).then(|| wanted.label().to_owned())
+        }
         word => word,
     };
-    if word.is_none() && wanted != Effort::None {
+    if word.is_none() && reasons(target) || word.is_none() && wanted != Effort::None {
         losses.add(LossKind::Field);
     }
     word
@@ -265,7 +278,8 @@ fn input<'a>(prompt: &'a Prompt, target: &Target<'_>, losses: &mut Losses) -> Ve
                             content: vec![Content::OutputText { text }],
                         }),
                         AssistantPart::Reasoning { encrypted, .. } => {
-                            let state = target.open(encrypted.as_deref());
+                            let state =
+                                target.open(encrypted.as_deref()).filter(|_| reasons(target));
                             match state.and_then(|state| state.signature) {
                                 Some(encrypted_content) => {
                                     items.push(Item::Reasoning { summary: [], encrypted_content })
@@ -393,18 +407,29 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_asked_for_reasoning_only_if_the_caller_wants_some() {
+    fn a_model_is_asked_for_its_reasoning_if_it_may_have_some() {
         let ask = |effort: Value| {
             let body = json!({"messages": [], "reasoning_effort": effort});
             composed("gpt", &Quirks::default(), body).0
         };
         let plain = ask(json!(null));
-        assert_eq!((plain.get("include"), plain.get("reasoning")), (None, None));
-        let none = ask(json!("none"));
-        assert_eq!((none.get("include"), &none["reasoning"]), (None, &json!({"effort": "none"})));
-        let high = ask(json!("high"));
-        assert_eq!(high["include"], json!(["reasoning.encrypted_content"]));
-        assert_eq!(high["reasoning"], json!({"effort": "high", "summary": "auto"}));
+        assert_eq!(plain["include"], json!(["reasoning.encrypted_content"]));
+        assert_eq!(plain.get("reasoning"), None);
+        assert_eq!(ask(json!("none"))["reasoning"], json!({"effort": "none"}));
+        assert_eq!(ask(json!("high"))["reasoning"], json!({"effort": "high", "summary": "auto"}));
+        let body = || json!({"messages": [], "reasoning_effort": "none"});
+        let (dull, losses) = composed("gpt-4o", &Quirks::default(), body());
+        assert_eq!((dull.get("include"), dull.get("reasoning")), (None, None));
+        assert_eq!(losses, "", "none is what it does");
+        let efforts = |list: &[&str]| Quirks {
+            reasoning_efforts: Some(list.iter().map(|text| (*text).to_owned()).collect()),
+            ..Quirks::default()
+        };
+        assert_eq!(
+            composed("gpt", &efforts(&["none", "low"]), body()).0["reasoning"]["effort"],
+            "none"
+        );
+        assert_eq!(composed("gpt", &efforts(&["low"]), body()).1, "field=1");
     }
 
     #[test]

@@ -6,8 +6,10 @@ use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 
 use super::super::{
-    Delivery, Emit, EmitterSettings, Failure, KeepaliveStyle, Terminal, arguments::Arguments,
-    called, retention::Retention,
+    Delivery, Emit, EmitterSettings, Failure, KeepaliveStyle, Terminal,
+    arguments::{Arguments, may_be_none},
+    called,
+    retention::Retention,
 };
 use crate::{
     model::{CallKey, Event, FinishReason, Ids, LossKind, Losses, ToolKind, Usage},
@@ -205,9 +207,13 @@ impl Emitter {
         let Some(at) = self.calls.iter().position(|call| call.key == key) else {
             return Ok(());
         };
-        self.calls[at].arguments.push_str(delta);
-        if self.settings.tools[self.calls[at].tool].kind != ToolKind::Freeform {
-            self.call_chunk(at, false, delta, out);
+        let call = &mut self.calls[at];
+        let held = may_be_none(&call.arguments);
+        call.arguments.push_str(delta);
+        let is_function = self.settings.tools[call.tool].kind != ToolKind::Freeform;
+        if is_function && !may_be_none(&call.arguments) {
+            let whole = held.then(|| call.arguments.clone());
+            self.call_chunk(at, false, whole.as_deref().unwrap_or(delta), out);
         }
         Ok(())
     }
@@ -219,7 +225,7 @@ impl Emitter {
         let call = &self.calls[at];
         let tool = &self.settings.tools[call.tool];
         let is_function = tool.kind != ToolKind::Freeform;
-        let unsaid = call.arguments.trim().is_empty();
+        let unsaid = may_be_none(&call.arguments);
         let complete = Arguments::of_call(tool, &call.arguments)?.into_text();
         if !is_function {
             self.call_chunk(at, true, &complete, out);

@@ -13,7 +13,7 @@ use super::super::{
 use crate::{
     model::{
         Effort, Image, JsonSchemaFormat, LossKind, Losses, OutputFormat, Part, Prompt, Reasoning,
-        Sampling, Tool, ToolChoice, ToolKind, ToolName,
+        Sampling, ThinkingWish, Tool, ToolChoice, ToolKind, ToolName,
     },
     wire::json::{Count, Obj, Str, TextOrList},
 };
@@ -396,11 +396,8 @@ fn reasoning(body: &Body<'_>, losses: &mut Losses) -> Reasoning {
     let stated = body.output_config.0.as_ref().and_then(|config| config.effort.get());
     let stated = stated.and_then(Effort::parse);
     let Some(thinking) = &body.thinking.0 else {
-        return Reasoning {
-            effort: stated,
-            without_thinking: stated.is_some(),
-            ..Reasoning::default()
-        };
+        let thinking = ThinkingWish::Unstated;
+        return Reasoning { effort: stated, thinking, ..Reasoning::default() };
     };
     let show = thinking.display.get() != Some("omitted");
     let wanted = Reasoning { effort: stated, show, ..Reasoning::default() };
@@ -411,12 +408,12 @@ fn reasoning(body: &Body<'_>, losses: &mut Losses) -> Reasoning {
         },
         // What Anthropic does when no effort is stated.
         "adaptive" => Reasoning { effort: stated.or(Some(Effort::High)), ..wanted },
+        "disabled" | "between_tools" => {
+            Reasoning { effort: stated, thinking: ThinkingWish::Off, ..Reasoning::default() }
+        }
         _ => {
-            if stated.is_some() {
-                // An effort cannot be told beside "none at all".
-                losses.add(LossKind::Field);
-            }
-            Reasoning { effort: Some(Effort::None), ..Reasoning::default() }
+            losses.add(LossKind::Field);
+            Reasoning { thinking: ThinkingWish::Unstated, ..wanted }
         }
     }
 }
@@ -496,7 +493,7 @@ mod tests {
         assert_eq!((enabled.wanted(), enabled.budget_tokens), (Some(Effort::High), Some(16384)));
         assert!(enabled.show);
         assert_eq!(reasoning(json!({"type": "adaptive"})).effort, Some(Effort::High));
-        assert_eq!(reasoning(json!({"type": "disabled"})).effort, Some(Effort::None));
+        assert_eq!(reasoning(json!({"type": "disabled"})).wanted(), Some(Effort::None));
         assert_eq!(reasoning(json!(null)).effort, None);
     }
 

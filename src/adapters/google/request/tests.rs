@@ -159,8 +159,8 @@ fn options_and_losses() {
         json!({"mode": "ANY", "allowedFunctionNames": ["f"]})
     );
     let functions = &body["tools"][0]["functionDeclarations"];
-    assert_eq!(functions[0]["parameters"]["properties"]["a"], json!({"type": "string"}));
-    assert_eq!(functions[1].get("parameters"), None);
+    assert_eq!(functions[0]["parametersJsonSchema"]["properties"]["a"], json!({"type": "string"}));
+    assert_eq!(functions[1].get("parametersJsonSchema"), None);
     assert_eq!(
         encode(json!({})).0["contents"],
         json!([{"role": "user", "parts": [{"text": "(empty)"}]}])

@@ -20,7 +20,7 @@ fn emitter(delivery: Delivery, show_reasoning: bool) -> Emitter {
         show_reasoning,
         relay: false,
         tools: prompt.tools,
-        max_retained: 1000,
+        max_retained: 10_000,
         sealer: sealer(),
         include_usage: false,
         compaction: false,

@@ -230,7 +230,7 @@ fn an_answer_over_the_limit_fails() {
             sealer: CapsuleKey::new([0; 32]).sealer("x", "y"),
             include_usage: false,
             compaction: false,
-            max_retained: 10,
+            max_retained: 256 + 10,
             ..settings(Delivery::Stream)
         },
         Ids::new(1),
