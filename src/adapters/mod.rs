@@ -122,8 +122,8 @@ pub trait Adapter: Send + Sync + 'static {
     /// # Errors
     ///
     /// When the body is in none of the known shapes.
-    fn parse_models(&self, body: &[u8]) -> Result<Vec<ModelInfo>, DecodeError> {
-        models::parse(body)
+    fn parse_models(&self, body: &[u8], quirks: &Quirks) -> Result<Vec<ModelInfo>, DecodeError> {
+        models::parse(body, quirks.model_discovery.as_ref())
     }
 
     /// Builds the request that has a conversation compacted, if the protocol has one.

@@ -99,7 +99,7 @@ impl WireRequest {
     pub fn set_bearer(&mut self, credential: &Credential) {
         match credential {
             Credential::None => {}
-            Credential::Key(key) => {
+            Credential::Key(key) | Credential::Account { access: key, .. } => {
                 let value = format!("Bearer {}", key.expose_secret());
                 self.set("authorization", HeaderText::Secret(value.into()));
             }

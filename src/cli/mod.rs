@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod config;
+mod provider;
 mod reload;
 mod serve;
 
@@ -30,6 +31,9 @@ struct Cli {
 enum Command {
     /// Start the gateway and run until SIGINT or SIGTERM; SIGHUP reloads the config.
     Serve(Serve),
+    /// Look at the providers that ocx knows and that the config has.
+    #[command(subcommand)]
+    Provider(ProviderCommand),
     /// Look at config files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -51,6 +55,16 @@ struct Serve {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum ProviderCommand {
+    /// Print every provider: address, how it authenticates, where a key comes from, and its state.
+    List {
+        /// As JSON, with every fact.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,6 +102,7 @@ pub fn run() -> ExitCode {
     let home = Home::find();
     match Cli::parse().command {
         Command::Serve(args) => serve::run(&args, &home),
+        Command::Provider(ProviderCommand::List { json }) => provider::list(json, &home),
         Command::Config(ConfigCommand::Check { file: Some(file) }) => config::check(&file, true),
         Command::Config(ConfigCommand::Check { file: None }) => {
             config::check(&home.config(), false)

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{model::Effort, registry::Quirks};
+use crate::{adapters::ModelInfo, model::Effort, registry::Quirks};
 
 /// Told to Codex when neither the upstream nor the config knows better.
 const DEFAULT_WINDOW: u64 = 128_000;
@@ -36,10 +36,8 @@ pub struct RoutedModel<'a> {
     pub slug: &'a str,
     /// The provider's name.
     pub provider: &'a str,
-    /// The upstream's name of the model.
-    pub model: &'a str,
-    /// Tokens it takes, if known.
-    pub context_window: Option<u64>,
+    /// What its list says of it.
+    pub info: &'a ModelInfo,
     /// What is known of its provider.
     pub quirks: &'a Quirks,
 }
@@ -104,22 +102,27 @@ struct Truncation {
     limit: u32,
 }
 
-fn entry<'a>(model: &RoutedModel<'a>) -> Entry<'a> {
-    let levels: Vec<Level<'a>> = match model.quirks.efforts(model.model) {
+/// What the config and the registry say goes before what the upstream's list says.
+fn entry<'a>(routed: &RoutedModel<'a>) -> Entry<'a> {
+    let RoutedModel { info, quirks, .. } = *routed;
+    let efforts = quirks.efforts(&info.id).or(info.efforts.as_deref());
+    let levels: Vec<Level<'a>> = match efforts {
         Some(efforts) => efforts.iter().filter_map(|effort| level(effort)).collect(),
         None => DEFAULT_EFFORTS.into_iter().filter_map(level).collect(),
     };
-    let default = ["medium", "high"]
+    let default = quirks
+        .default_effort(&info.id)
         .into_iter()
+        .chain(["medium", "high"])
         .find(|wanted| levels.iter().any(|level| level.effort == *wanted))
         .or_else(|| levels.first().map(|level| level.effort));
-    let window = model.context_window.unwrap_or(DEFAULT_WINDOW);
-    let modalities: &[&str] =
-        if model.quirks.sees_images(model.model) { &["text", "image"] } else { &["text"] };
+    let window = info.context_window.unwrap_or(DEFAULT_WINDOW);
+    let sees = quirks.known_sight(&info.id).or(info.sees_images).unwrap_or(true);
+    let modalities: &[&str] = if sees { &["text", "image"] } else { &["text"] };
     Entry {
-        slug: model.slug,
-        display_name: model.slug,
-        description: format!("{} through the provider `{}` of ocx", model.model, model.provider),
+        slug: routed.slug,
+        display_name: routed.slug,
+        description: format!("{} through the provider `{}` of ocx", info.id, routed.provider),
         base_instructions: INSTRUCTIONS,
         default_reasoning_level: default,
         supported_reasoning_levels: levels,
@@ -162,15 +165,16 @@ mod tests {
     #[test]
     fn an_entry_has_every_required_field() {
         let quirks = Quirks { no_reasoning_models: Some(vec!["dull".into()]), ..Quirks::default() };
-        let model = |slug, model, context_window| RoutedModel {
-            slug,
-            provider: "p",
-            model,
+        let info = |id: &str, context_window| ModelInfo {
+            id: id.to_owned(),
             context_window,
-            quirks: &quirks,
+            sees_images: Some(false),
+            ..ModelInfo::default()
         };
+        let (a, dull) = (info("a", Some(1000)), info("dull", None));
+        let model = |slug, info| RoutedModel { slug, provider: "p", info, quirks: &quirks };
         let native = to_raw(&serde_json::json!({"slug": "gpt"}));
-        let models = [model("p/a", "a", Some(1000)), model("p/dull", "dull", None)];
+        let models = [model("p/a", &a), model("p/dull", &dull)];
         let document: Value =
             serde_json::from_slice(&document(&[native], &models).unwrap()).unwrap();
         assert_eq!(document["models"][0]["slug"], "gpt");
@@ -195,6 +199,7 @@ mod tests {
             (&1000.into(), &900.into())
         );
         assert_eq!(entry["default_reasoning_level"], "medium");
+        assert_eq!(entry["input_modalities"], serde_json::json!(["text"]));
         let dull = &document["models"][2];
         assert_eq!(dull["supported_reasoning_levels"], serde_json::json!([]));
         assert_eq!(dull["context_window"], 128_000);

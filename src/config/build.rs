@@ -287,7 +287,7 @@ fn provider_spec(
         let message = format!("`adapter` is missing; one of {}{near}", names.join(", "));
         findings.problem(pointer, message);
     }
-    let auth = file.auth_mode.or(entry.map(|entry| entry.auth)).unwrap_or_default();
+    let auth = auth_mode(file, entry);
     let base_url = base_url(file, entry, pointer, findings);
     if let (AuthMode::Forward, Some(base_url)) = (auth, &base_url) {
         check_forward(file, base_url, pointer, findings);
@@ -296,6 +296,7 @@ fn provider_spec(
     if file.max_concurrency == Some(0) {
         findings.problem(format!("{pointer}/maxConcurrency"), "must be more than 0");
     }
+    check_discovery(file, base_url.as_deref(), pointer, findings);
     let quirks = match entry {
         Some(entry) => entry.quirks.overlaid(&file.quirks),
         None => file.quirks.clone(),
@@ -314,7 +315,7 @@ fn provider_spec(
         models: models.unwrap_or_default(),
         headers,
         unset_headers,
-        live_models: file.live_models.unwrap_or(true),
+        live_models: file.live_models.unwrap_or(entry.is_none_or(|entry| entry.live_models)),
         disabled: file.disabled.unwrap_or(false),
         strict: file.strict.unwrap_or(false),
         max_concurrency: file.max_concurrency.unwrap_or(DEFAULT_CONCURRENCY).max(1),
@@ -322,6 +323,30 @@ fn provider_spec(
         fingerprint,
     };
     Some(spec)
+}
+
+/// A model list of its own must not take the key elsewhere.
+fn check_discovery(
+    file: &ProviderFile,
+    base_url: Option<&str>,
+    pointer: &str,
+    findings: &mut Findings,
+) {
+    let path = file.quirks.model_discovery.as_ref().and_then(|discovery| discovery.path.as_ref());
+    let base = base_url.and_then(|base| Url::parse(&format!("{base}/")).ok());
+    let (Some(path), Some(base)) = (path, base) else { return };
+    if !base.join(path).is_ok_and(|joined| joined.origin() == base.origin()) {
+        let at = format!("{pointer}/modelDiscovery/path");
+        findings.problem(at, "must be a path on the host of `baseUrl`");
+    }
+}
+
+/// A key that is written is meant to be used, also where others log in.
+fn auth_mode(file: &ProviderFile, entry: Option<&ProviderEntry>) -> AuthMode {
+    file.auth_mode.unwrap_or_else(|| match entry.map(|entry| entry.auth) {
+        Some(AuthMode::OAuth) if file.api_key.is_some() => AuthMode::Key,
+        known => known.unwrap_or_default(),
+    })
 }
 
 /// Digest of what is written. Unknown fields do nothing, so they do not count.

@@ -214,6 +214,12 @@ impl ProviderSpec {
         self.key.resolve(env)
     }
 
+    /// The protocol that a model speaks.
+    pub fn adapter_for(&self, model: &str) -> AdapterKind {
+        let own = self.quirks.model_adapters.as_ref().and_then(|adapters| adapters.get(model));
+        own.copied().unwrap_or(self.adapter)
+    }
+
     /// Whether a configured header authenticates, so that no key is needed.
     pub fn authorizes_by_header(&self) -> bool {
         self.headers.iter().any(|(name, _)| {

@@ -1,6 +1,7 @@
 //! Secrets on their way to an upstream. None of these types prints, serialises or compares by value.
 
 mod capsule;
+mod vault;
 
 use std::fmt;
 
@@ -11,6 +12,10 @@ use base64::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 pub use capsule::{CAPSULE_PREFIX, CapsuleKey, Sealer};
+pub use vault::{
+    Account, AccountLock, Accounts, Intent, Opened, Repair, Store, Tokens, Vault, VaultError,
+    now_ms,
+};
 
 /// What a lease lends for one exchange.
 #[derive(Clone, Debug)]
@@ -21,6 +26,13 @@ pub enum Credential {
     Key(SecretString),
     /// The caller's own login.
     Forwarded(CallerAuth),
+    /// The access token of an account that is logged in.
+    Account {
+        /// The token.
+        access: SecretString,
+        /// How often the account's tokens were renewed before: tells an old token from a new one.
+        generation: u64,
+    },
 }
 
 /// Headers of the caller that may go to a forward provider, and nowhere else.
@@ -100,7 +112,9 @@ impl Credential {
     pub fn redact(&self, text: &str) -> String {
         match self {
             Self::None => text.to_owned(),
-            Self::Key(key) => blot_out(text, key.expose_secret()),
+            Self::Key(key) | Self::Account { access: key, .. } => {
+                blot_out(text, key.expose_secret())
+            }
             Self::Forwarded(caller) => caller
                 .headers()
                 .filter(|(name, _)| matches!(*name, "authorization" | "chatgpt-account-id"))

@@ -10,7 +10,7 @@ use actix_rt::time::Instant;
 
 use crate::{
     actors::{Lease, LeaseOutcome},
-    adapters::{Adapter, DecodeError, Decoder, Expect, ResponseHead, Step, WireRequest, adapter},
+    adapters::{Adapter, DecodeError, Decoder, Expect, ResponseHead, Step, WireRequest},
     config::Timeouts,
     credentials::{Credential, blot_out},
     error::{ErrorClass, GatewayError},
@@ -69,12 +69,7 @@ pub async fn open(
     if !response.head.is_success() {
         let body = response.body.read_error().await;
         let error = refuse(&lease, &response.head, adapter.refusal(&response.head, &body));
-        if let (ErrorClass::RateLimited, Some(pause)) = (error.class(), response.head.retry_after) {
-            // A caller's own login is the caller's own limit; the provider goes on for others.
-            if !matches!(lease.credential, Credential::Forwarded(_)) {
-                lease.settle(LeaseOutcome::RateLimited { pause });
-            }
-        }
+        settle(&lease, &response.head, &error);
         return Err(error);
     }
     if response.head.content_type == "text/html" {
@@ -95,8 +90,16 @@ pub async fn open(
     })
 }
 
-/// Sends a request beside the calls and reads the whole of its answer, at most `limit` bytes, within
-/// `timeout`. Such requests have limits of their own, so a 429 pauses nothing.
+/// Whose limit a request counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quota {
+    /// That of calls: a 429 says something about the next one.
+    Calls,
+    /// One of its own.
+    Own,
+}
+
+/// Sends a request and reads the whole of its answer, at most `limit` bytes, within `timeout`.
 ///
 /// # Errors
 ///
@@ -104,7 +107,9 @@ pub async fn open(
 pub async fn fetch(
     upstream: &Upstream,
     lease: &Lease,
+    adapter: &dyn Adapter,
     request: WireRequest,
+    quota: Quota,
     timeout: Duration,
     limit: usize,
 ) -> Result<Vec<u8>, GatewayError> {
@@ -113,14 +118,27 @@ pub async fn fetch(
         let mut response = upstream.open(request, timeout).await.map_err(fail)?;
         if !response.head.is_success() {
             let body = response.body.read_error().await;
-            let failure = adapter(lease.spec.adapter).refusal(&response.head, &body);
-            return Err(refuse(lease, &response.head, failure));
+            let error = refuse(lease, &response.head, adapter.refusal(&response.head, &body));
+            if quota == Quota::Calls {
+                settle(lease, &response.head, &error);
+            }
+            return Err(error);
         }
         response.body.read_all(limit).await.map_err(fail)
     };
     actix_rt::time::timeout(timeout, exchange)
         .await
         .unwrap_or_else(|_| Err(fail(UpstreamError::Timeout(Phase::Stall))))
+}
+
+/// Tells the provider of a rate limit.
+fn settle(lease: &Lease, head: &ResponseHead, error: &GatewayError) {
+    if let (ErrorClass::RateLimited, Some(pause)) = (error.class(), head.retry_after) {
+        // A caller's own login is the caller's own limit; the provider goes on for others.
+        if !matches!(lease.credential, Credential::Forwarded(_)) {
+            lease.settle(LeaseOutcome::RateLimited { pause });
+        }
+    }
 }
 
 fn status_label(status: u16) -> &'static str {

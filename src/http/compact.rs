@@ -14,6 +14,7 @@ use super::{calls, failure::HttpFailure, gateway::Gateway, record::CallRecord};
 use crate::{
     callers::{Call, Protocol, Terminal},
     error::GatewayError,
+    exchange::Quota,
     model::{Event, FinishReason, Message, Part, Prompt},
     turn::{Turn, compaction},
     wire,
@@ -57,7 +58,12 @@ async fn answer(
         record.routed(&route, false, &turn.snapshot);
         let prompt = &call.prompt;
         let native = turn
-            .fetch(&route, |adapter, target| adapter.compact(prompt, target), |_, body| Ok(body))
+            .fetch(
+                &route,
+                Quota::Calls,
+                |adapter, target| adapter.compact(prompt, target),
+                |_, body| Ok(body),
+            )
             .await?
             // Every protocol that relays compacts.
             .ok_or(GatewayError::Internal)?;

@@ -10,6 +10,7 @@ use super::{calls, failure::HttpFailure, gateway::Gateway, record::CallRecord};
 use crate::{
     callers::{Call, Protocol, Terminal},
     error::GatewayError,
+    exchange::Quota,
     model::{AssistantPart, Message, Part, Prompt},
     turn::Turn,
 };
@@ -58,6 +59,7 @@ async fn count(
     let counted = turn
         .fetch(
             &route,
+            Quota::Own,
             |adapter, target| adapter.count_tokens(prompt, target),
             |adapter, body| adapter.parse_count(&body),
         )

@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     actors::Snapshot,
-    adapters::{DecodeError, ModelInfo, WireRequest},
+    adapters::{DecodeError, ModelInfo, WireRequest, adapter},
     callers::Protocol,
     codex::catalog::{self, RoutedModel},
     error::GatewayError,
-    exchange,
+    exchange::{self, Quota},
     registry::AuthMode,
     turn::Turn,
 };
@@ -94,8 +94,7 @@ impl Offered {
         Some(RoutedModel {
             slug: &self.slug,
             provider: &self.provider,
-            model: &self.info.id,
-            context_window: self.info.context_window,
+            info: &self.info,
             quirks: &provider.spec().quirks,
         })
     }
@@ -167,7 +166,17 @@ async fn native(turn: &Turn, version: &str) -> Result<Vec<Box<RawValue>>, Gatewa
     let mut request = WireRequest::get(url);
     request.set_static(&lease.spec.headers);
     request.set_bearer(&lease.credential);
-    let body = exchange::fetch(&turn.upstream, &lease, request, NATIVE_TIMEOUT, MAX_NATIVE).await?;
+    let adapter = adapter(lease.spec.adapter);
+    let body = exchange::fetch(
+        &turn.upstream,
+        &lease,
+        adapter,
+        request,
+        Quota::Own,
+        NATIVE_TIMEOUT,
+        MAX_NATIVE,
+    )
+    .await?;
     let catalogue: Catalogue = serde_json::from_slice(&body).map_err(|_| {
         exchange::broken(&lease, DecodeError::Malformed("no catalogue of models".to_owned()))
     })?;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 mod quirks;
 
 pub use quirks::{
-    EmptyAssistantContent, KeyTransport, MaxTokensField, Quirks, ReasoningWireFormat,
-    TOOL_NAME_ESCAPE, lists,
+    EmptyAssistantContent, GoogleMode, KeyTransport, MaxTokensField, ModelDiscovery, Quirks,
+    ReasoningWireFormat, RowRule, TOOL_NAME_ESCAPE, lists,
 };
 
 /// The protocol an upstream speaks.
@@ -58,8 +58,23 @@ pub enum AuthMode {
     Key,
     /// The caller's own ChatGPT login, relayed.
     Forward,
+    /// An account that `ocx login` logged in to. An `apiKey` beside it is used instead.
+    #[serde(rename = "oauth")]
+    OAuth,
     /// No key needed (local servers); one is sent if there is one.
     Local,
+}
+
+impl AuthMode {
+    /// The name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Forward => "forward",
+            Self::OAuth => "oauth",
+            Self::Local => "local",
+        }
+    }
 }
 
 /// What we know about one provider.
@@ -87,11 +102,24 @@ pub struct ProviderEntry {
     /// Models known without asking.
     #[serde(default)]
     pub models: Vec<String>,
+    /// Whether it can be asked for its models.
+    #[serde(default = "yes")]
+    pub live_models: bool,
+    /// Its model list is open to everybody, so that it says nothing about a key.
+    #[serde(default)]
+    pub list_proves_nothing: bool,
+    /// Its other addresses, by region or plan.
+    #[serde(default)]
+    pub base_urls: IndexMap<String, String>,
     /// Its oddities.
     #[serde(default)]
     pub quirks: Quirks,
     /// Where these facts come from.
     pub source: String,
+}
+
+fn yes() -> bool {
+    true
 }
 
 static ENTRIES: LazyLock<IndexMap<String, ProviderEntry>> = LazyLock::new(|| {
@@ -128,6 +156,12 @@ mod tests {
             let local = matches!(url.host_str(), Some("127.0.0.1" | "localhost"));
             assert!(url.scheme() == "https" || local, "{id}: {url}");
             assert_eq!(entry.auth == AuthMode::Local, local, "{id}");
+            let keyed = matches!(entry.auth, AuthMode::Key | AuthMode::OAuth);
+            assert!(!keyed || entry.env_var.is_some(), "{id} names the variable of its key");
+            assert!(entry.auth != AuthMode::Key || entry.key_page.is_some(), "{id} has a key page");
+            for address in entry.base_urls.values() {
+                assert!(address.starts_with("https://"), "{id}: {address}");
+            }
             assert!(!entry.source.is_empty(), "{id} names its source");
             if let (Some(default), false) = (&entry.default_model, entry.models.is_empty()) {
                 assert!(entry.models.contains(default), "{id}: {default}");

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::AdapterKind;
 use crate::model::Effort;
 
 /// How a provider, or some of its models, differs from its protocol.
@@ -33,6 +34,21 @@ pub struct Quirks {
     /// The same, by model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_reasoning_effort_map: Option<BTreeMap<String, BTreeMap<String, String>>>,
+    /// The effort to suggest for a model, where it is not the middle one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_default_reasoning_efforts: Option<BTreeMap<String, String>>,
+    /// Models that take any effort as it is: none is mapped to a neighbour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direct_reasoning_effort_models: Option<Vec<String>>,
+    /// Models that speak another protocol than the rest of their provider (GitHub Copilot).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_adapters: Option<BTreeMap<String, AdapterKind>>,
+    /// How the model list differs from `GET {base}/models`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_discovery: Option<ModelDiscovery>,
+    /// `vertex`: a `google` provider with Vertex AI's addresses (express mode, with an API key).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub google_mode: Option<GoogleMode>,
     /// Models that refuse `temperature`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_temperature_models: Option<Vec<String>>,
@@ -140,6 +156,46 @@ pub enum KeyTransport {
     Bearer,
 }
 
+/// How a model list differs from the usual.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ModelDiscovery {
+    /// Relative to the base URL; `models` by default. It cannot leave the base's origin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Query parameters.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
+    /// Taken off the beginning of every id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strip_id_prefix: Option<String>,
+    /// What a row must say to be listed; all of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<RowRule>,
+}
+
+/// A condition on one field of a row.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct RowRule {
+    /// JSON pointer of the field.
+    pub path: String,
+    /// It must be one of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub equals: Vec<serde_json::Value>,
+    /// It must hold one of these: a list as an element, a text as a part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub contains: Vec<String>,
+}
+
+/// A variant of Google's API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum GoogleMode {
+    /// Vertex AI.
+    Vertex,
+}
+
 /// Where the effort goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -209,17 +265,27 @@ impl Quirks {
         by_model(self.model_context_windows.as_ref(), model).copied().or(self.context_window)
     }
 
+    /// The effort to suggest, if one is known.
+    pub fn default_effort(&self, model: &str) -> Option<&str> {
+        by_model(self.model_default_reasoning_efforts.as_ref(), model).map(String::as_str)
+    }
+
     /// Whether the model must get its reasoning back as it was.
     pub fn keeps_reasoning(&self, model: &str) -> bool {
         lists(self.preserve_reasoning_content_models.as_ref(), model)
     }
 
-    /// Whether the model can see images.
+    /// Whether the model can see images; yes, unless something says otherwise.
     pub fn sees_images(&self, model: &str) -> bool {
+        self.known_sight(model).unwrap_or(true)
+    }
+
+    /// Whether the model can see images, if anything says so.
+    pub fn known_sight(&self, model: &str) -> Option<bool> {
         if let Some(modalities) = by_model(self.model_input_modalities.as_ref(), model) {
-            return modalities.iter().any(|modality| modality == "image");
+            return Some(modalities.iter().any(|modality| modality == "image"));
         }
-        !lists(self.no_vision_models.as_ref(), model)
+        lists(self.no_vision_models.as_ref(), model).then_some(false)
     }
 
     /// The efforts a model accepts: nothing known, or a list that may be empty.
@@ -245,6 +311,9 @@ impl Quirks {
         let rename = |label: &str| renames.and_then(|map| map.get(label)).cloned();
         if let Some(wire) = rename(requested.label()) {
             return Some(wire);
+        }
+        if lists(self.direct_reasoning_effort_models.as_ref(), model) {
+            return (requested != Effort::None).then(|| requested.label().to_owned());
         }
         let effort = match requested {
             Effort::None => return None,
@@ -330,6 +399,18 @@ mod tests {
         assert_eq!(mapped.wire_effort("m", Effort::Max).as_deref(), Some("max"));
         let blunt = Quirks { no_reasoning_models: strings(&["m"]), ..Quirks::default() };
         assert_eq!(blunt.wire_effort("m:8b", Effort::High), None);
+    }
+
+    #[test]
+    fn some_models_take_every_effort_as_it_is() {
+        let direct = Quirks {
+            reasoning_efforts: strings(&["low"]),
+            direct_reasoning_effort_models: strings(&["m"]),
+            ..Quirks::default()
+        };
+        assert_eq!(direct.wire_effort("m", Effort::Max).as_deref(), Some("max"));
+        assert_eq!(direct.wire_effort("m", Effort::None), None);
+        assert_eq!(direct.wire_effort("n", Effort::Max).as_deref(), Some("low"));
     }
 
     #[test]

@@ -12,8 +12,9 @@ use crate::{
     config::ProviderSpec,
     credentials::{CallerAuth, CapsuleKey, Sealer},
     error::GatewayError,
-    exchange::{self, Exchange, retry},
+    exchange::{self, Exchange, Quota, retry},
     model::{Event, Losses, Prompt},
+    registry::AdapterKind,
     routing::{self, Route},
     telemetry::Metrics,
     upstream::Upstream,
@@ -68,7 +69,8 @@ impl Turn {
     pub fn compacts_natively(&self, route: &Route) -> bool {
         self.snapshot.provider(&route.provider).is_some_and(|provider| {
             let spec = provider.spec();
-            adapter(spec.adapter).relays() && spec.quirks.native_compaction == Some(true)
+            adapter(spec.adapter_for(route.model.as_str())).relays()
+                && spec.quirks.native_compaction == Some(true)
         })
     }
 
@@ -128,23 +130,34 @@ impl Turn {
     pub async fn fetch<T>(
         &self,
         route: &Route,
+        quota: Quota,
         build: impl FnOnce(&dyn Adapter, &Target<'_>) -> Option<Result<WireRequest, EncodeError>>,
         read: impl FnOnce(&dyn Adapter, Vec<u8>) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, GatewayError> {
         let lease = self.lease(route).await?;
-        let adapter = adapter(lease.spec.adapter);
-        let sealer = self.sealer(&lease.spec);
+        let kind = lease.spec.adapter_for(route.model.as_str());
+        let (adapter, sealer) = (adapter(kind), self.sealer(&lease.spec, route));
         let Some(request) = build(adapter, &target(&lease, route, &sealer)) else {
             return Ok(None);
         };
         let limits = &self.snapshot.config.limits;
         let (timeout, limit) = (limits.timeouts.whole, limits.max_retained);
-        let body = exchange::fetch(&self.upstream, &lease, request?, timeout, limit).await?;
+        let body =
+            exchange::fetch(&self.upstream, &lease, adapter, request?, quota, timeout, limit)
+                .await?;
         read(adapter, body).map(Some).map_err(|error| exchange::broken(&lease, error))
     }
 
-    fn sealer(&self, spec: &ProviderSpec) -> Sealer {
-        self.capsules.sealer(spec.adapter.name(), &spec.base_url)
+    fn sealer(&self, spec: &ProviderSpec, route: &Route) -> Sealer {
+        let model = route.model.as_str();
+        let kind = spec.adapter_for(model);
+        match kind {
+            // Claudes since 5.5 refuse thinking of other models.
+            AdapterKind::Anthropic => {
+                self.capsules.sealer(&format!("{} {model}", kind.name()), &spec.base_url)
+            }
+            _ => self.capsules.sealer(kind.name(), &spec.base_url),
+        }
     }
 
     async fn attempt(
@@ -155,12 +168,13 @@ impl Turn {
     ) -> Result<Answer, GatewayError> {
         let lease = self.lease(route).await?;
         let spec = Arc::clone(&lease.spec);
-        let adapter = adapter(spec.adapter);
+        let kind = spec.adapter_for(route.model.as_str());
+        let adapter = adapter(kind);
         let relays = adapter.relays() && prompt.raw.is_some();
         if prompt.previous_response_id.is_some() && !relays {
             return Err(GatewayError::NoHistory);
         }
-        let sealer = self.sealer(&spec);
+        let sealer = self.sealer(&spec, route);
         let encoded = adapter.encode(prompt, &target(&lease, route, &sealer))?;
         let mut losses = encoded.losses;
         // A relay passes on what a translation would have lost.

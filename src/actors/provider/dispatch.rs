@@ -52,6 +52,7 @@ impl ProviderActor {
         match spec.auth {
             AuthMode::Forward if caller.is_authorized() => Ok(Credential::Forwarded(caller)),
             AuthMode::Forward => Err(DispatchError::NotLoggedIn(spec.id.to_string())),
+            AuthMode::OAuth => Err(DispatchError::NotLoggedIn(spec.id.to_string())),
             AuthMode::Key | AuthMode::Local => match spec.resolve_key(&process_env) {
                 Some(key) => Ok(Credential::Key(key)),
                 None if spec.auth == AuthMode::Local || spec.authorizes_by_header() => {

@@ -123,7 +123,7 @@ async fn fetch(spec: Arc<ProviderSpec>, connect: Duration) -> Result<Vec<ModelIn
     let body = actix_rt::time::timeout(TIMEOUT, exchange)
         .await
         .map_err(|_| "it took too long".to_owned())??;
-    adapter.parse_models(&body).map_err(|error| error.to_string())
+    adapter.parse_models(&body, &spec.quirks).map_err(|error| error.to_string())
 }
 
 /// The models of the config.
@@ -135,7 +135,7 @@ pub(super) fn configured(spec: &ProviderSpec) -> List {
 fn merge(mut models: Vec<ModelInfo>, spec: &ProviderSpec) -> List {
     for id in spec.models.iter().chain(&spec.default_model) {
         if models.iter().all(|model| model.id != *id) {
-            models.push(ModelInfo { id: id.clone(), owned_by: None, context_window: None });
+            models.push(ModelInfo { id: id.clone(), ..ModelInfo::default() });
         }
     }
     for model in &mut models {

@@ -68,15 +68,23 @@ impl Adapter for Anthropic {
     }
 }
 
+/// Demanded of tokens that a login brought.
+const OAUTH_BETA: &str = "oauth-2025-04-20";
+const BETA: &str = "anthropic-beta";
+
 fn authorize(request: &mut WireRequest, target: &Target<'_>) {
     request.set("anthropic-version", HeaderText::Plain(VERSION.into()));
-    match target.quirks.api_key_transport {
-        Some(KeyTransport::Bearer) => request.set_bearer(target.credential),
-        _ => {
-            if let Credential::Key(key) = target.credential {
-                request.set("x-api-key", HeaderText::Secret(key.clone()));
-            }
+    match (target.credential, target.quirks.api_key_transport) {
+        (Credential::Key(key), transport) if transport != Some(KeyTransport::Bearer) => {
+            request.set("x-api-key", HeaderText::Secret(key.clone()));
         }
+        _ => request.set_bearer(target.credential),
     }
     request.set_static(target.headers);
+    if let Credential::Account { .. } = target.credential {
+        // Beside the flags of the config, not in their place.
+        let own = target.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(BETA));
+        let flags = own.map_or(OAUTH_BETA.to_owned(), |(_, own)| format!("{own},{OAUTH_BETA}"));
+        request.set(BETA, HeaderText::Plain(flags.into()));
+    }
 }

@@ -5,7 +5,11 @@ use super::{
     Adapter, DecodeError, Decoder, EncodeError, Encoded, Expect, HeaderText, ModelInfo,
     ResponseHead, Target, WireRequest, endpoint, frames,
 };
-use crate::{credentials::Credential, model::Prompt};
+use crate::{
+    credentials::Credential,
+    model::Prompt,
+    registry::{GoogleMode, Quirks},
+};
 
 mod contents;
 mod models;
@@ -30,7 +34,11 @@ impl Adapter for Google {
         }
         let method =
             if prompt.stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
-        let path = format!("/v1beta/models/{model}:{method}");
+        let models = match target.quirks.google_mode {
+            None => "/v1beta/models",
+            Some(GoogleMode::Vertex) => "/v1/publishers/google/models",
+        };
+        let path = format!("{models}/{model}:{method}");
         let url = endpoint(target.base_url, &PASTED, &path)?;
         let (body, losses) = request::encode(prompt, target);
         let mut request = WireRequest::post(url, body);
@@ -55,7 +63,7 @@ impl Adapter for Google {
         Some(request)
     }
 
-    fn parse_models(&self, body: &[u8]) -> Result<Vec<ModelInfo>, DecodeError> {
+    fn parse_models(&self, body: &[u8], _: &Quirks) -> Result<Vec<ModelInfo>, DecodeError> {
         models::parse(body)
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Vec<ModelInfo>, DecodeError> {
             id: row.name.strip_prefix("models/").unwrap_or(&row.name).to_owned(),
             owned_by: Some("google".to_owned()),
             context_window: row.input_token_limit,
+            ..ModelInfo::default()
         })
         .collect())
 }

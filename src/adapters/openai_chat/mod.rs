@@ -3,7 +3,7 @@
 
 use super::{
     Adapter, Decoder, EncodeError, Encoded, Expect, HeaderText, ResponseHead, Target, WireRequest,
-    endpoint, frames,
+    endpoint, frames, models,
 };
 use crate::model::Prompt;
 
@@ -36,7 +36,9 @@ impl Adapter for OpenAiChat {
     }
 
     fn list_models(&self, target: &Target<'_>) -> Option<WireRequest> {
-        let url = endpoint(target.base_url, &["/chat/completions"], "/models").ok()?;
+        let discovery = target.quirks.model_discovery.as_ref();
+        let url =
+            models::url(target.base_url, &["/chat/completions"], "/models", discovery).ok()?;
         let mut request = WireRequest::get(url);
         request.set_bearer(target.credential);
         request.set_static(target.headers);

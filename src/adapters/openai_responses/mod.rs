@@ -3,7 +3,7 @@
 
 use super::{
     Adapter, Decoder, EncodeError, Encoded, Expect, HeaderText, ResponseHead, Target, WireRequest,
-    endpoint, frames,
+    endpoint, frames, models,
 };
 use crate::{
     credentials::Credential,
@@ -71,7 +71,13 @@ impl Adapter for OpenAiResponses {
         if forwards(target) {
             return None;
         }
-        let url = endpoint(target.base_url, &["/responses", "/v1"], "/v1/models").ok()?;
+        // A provider whose calls go to no version of ours lists its models beside them.
+        let (pasted, usual): (&[&str], _) = match &target.quirks.responses_path {
+            Some(_) => (&["/responses"], "/models"),
+            None => (&["/responses", "/v1"], "/v1/models"),
+        };
+        let discovery = target.quirks.model_discovery.as_ref();
+        let url = models::url(target.base_url, pasted, usual, discovery).ok()?;
         let mut request = WireRequest::get(url);
         request.set_bearer(target.credential);
         request.set_static(target.headers);
