@@ -274,6 +274,8 @@ impl GatewayError {
                 DispatchError::Placeholder { .. } => ErrorClass::InvalidRequest,
                 DispatchError::NoKey { .. } => ErrorClass::Unauthenticated,
                 DispatchError::NotLoggedIn(_) => ErrorClass::CallerUnauthenticated,
+                DispatchError::LoggedOut { .. } => ErrorClass::Unauthenticated,
+                DispatchError::LoginStalled { .. } => ErrorClass::UpstreamOverloaded,
                 DispatchError::CoolingDown { .. } => ErrorClass::RateLimited,
                 DispatchError::Saturated(_)
                 | DispatchError::Restarted(_)
@@ -338,7 +340,9 @@ impl GatewayError {
     fn retry_after(&self, class: ErrorClass) -> Option<u64> {
         let told = match self {
             Self::Refused { retry_after, .. } => *retry_after,
-            Self::Dispatch(DispatchError::CoolingDown { left, .. }) => {
+            Self::Dispatch(
+                DispatchError::CoolingDown { left, .. } | DispatchError::LoginStalled { left, .. },
+            ) => {
                 // Whole seconds, and not a moment too early.
                 Some(*left + Duration::from_millis(999))
             }

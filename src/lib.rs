@@ -33,6 +33,7 @@ pub mod error;
 pub mod exchange;
 pub mod http;
 pub mod model;
+pub mod oauth;
 pub mod registry;
 pub mod routing;
 pub mod telemetry;

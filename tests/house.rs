@@ -12,12 +12,13 @@ use ocx::{registry, telemetry::Metrics};
 use regex::Regex;
 
 /// Modules from the bottom up: each may use what stands in a lower row, and nothing beside it.
-const ROWS: [&[&str]; 11] = [
+const ROWS: [&[&str]; 12] = [
     &["model", "wire"],
     &["registry", "credentials", "telemetry"],
     &["callers", "adapters"],
     &["config"],
     &["routing", "upstream", "codex"],
+    &["oauth"],
     &["actors"],
     &["error"],
     &["exchange"],

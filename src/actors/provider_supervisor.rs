@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     config::{Config, ProviderSpec},
+    credentials::Vault,
     model::ProviderId,
     telemetry::Metrics,
 };
@@ -40,6 +41,8 @@ pub struct Start {
     pub metrics: Arc<Metrics>,
     /// When panicking providers run again.
     pub backoff: Backoff,
+    /// Where logins are kept.
+    pub vault: Vault,
 }
 
 /// The actor. Its state is the published snapshot, which outlives it.
@@ -48,6 +51,7 @@ pub struct ProviderSupervisor {
     arbiter: ArbiterHandle,
     metrics: Arc<Metrics>,
     backoff: Backoff,
+    vault: Vault,
     former: Vec<Weak<Snapshot>>,
     /// Providers that left the config, with the last generation that had them: its streams may
     /// still count something.
@@ -101,9 +105,7 @@ impl ProviderSupervisor {
     ///
     /// When one of them does not come up.
     pub async fn first_snapshot(start: &Start) -> Result<SnapshotCell, ApplyError> {
-        let prepared =
-            prepare(&start.config, &HashMap::new(), &start.arbiter, &start.metrics, start.backoff)
-                .await?;
+        let prepared = prepare(&start.config, &HashMap::new(), &Means::of(start)).await?;
         let snapshot =
             Snapshot { generation: 1, config: Arc::clone(&start.config), providers: prepared };
         start.metrics.reload_taken(1);
@@ -117,6 +119,7 @@ impl ProviderSupervisor {
             arbiter: start.arbiter.clone(),
             metrics: Arc::clone(&start.metrics),
             backoff: start.backoff,
+            vault: start.vault.clone(),
             former: Vec::new(),
             removed: Vec::new(),
         }
@@ -187,11 +190,14 @@ impl Handler<ApplyConfig> for ProviderSupervisor {
         if !fixed.is_empty() {
             return Box::pin(actix::fut::ready(Err(ApplyError::RestartRequired(fixed))));
         }
-        let (arbiter, metrics) = (self.arbiter.clone(), Arc::clone(&self.metrics));
-        let (wanted, backoff) = (Arc::clone(&config), self.backoff);
-        let basis = Arc::clone(&running);
-        let prepared =
-            async move { prepare(&wanted, &running.providers, &arbiter, &metrics, backoff).await };
+        let means = Means {
+            arbiter: self.arbiter.clone(),
+            metrics: Arc::clone(&self.metrics),
+            backoff: self.backoff,
+            vault: self.vault.clone(),
+        };
+        let (wanted, basis) = (Arc::clone(&config), Arc::clone(&running));
+        let prepared = async move { prepare(&wanted, &running.providers, &means).await };
         let applied = prepared.into_actor(self).map(move |prepared, this, _| {
             let prepared = prepared?;
             // What was kept was kept from `basis`; on another one it may be retired by now.
@@ -218,14 +224,31 @@ fn fixed_fields(running: &Config, wanted: &Config) -> Vec<&'static str> {
     differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
 
+/// What every provider is started with.
+struct Means {
+    arbiter: ArbiterHandle,
+    metrics: Arc<Metrics>,
+    backoff: Backoff,
+    vault: Vault,
+}
+
+impl Means {
+    fn of(start: &Start) -> Self {
+        Self {
+            arbiter: start.arbiter.clone(),
+            metrics: Arc::clone(&start.metrics),
+            backoff: start.backoff,
+            vault: start.vault.clone(),
+        }
+    }
+}
+
 /// Phase one: keeps what is unchanged and starts the rest. What was started for nothing ends by
 /// itself when its address is dropped.
 async fn prepare(
     config: &Config,
     running: &HashMap<ProviderId, ProviderHandle>,
-    arbiter: &ArbiterHandle,
-    metrics: &Arc<Metrics>,
-    backoff: Backoff,
+    means: &Means,
 ) -> Result<HashMap<ProviderId, ProviderHandle>, ApplyError> {
     let mut providers = HashMap::with_capacity(config.providers.len());
     let mut started = Vec::new();
@@ -237,7 +260,7 @@ async fn prepare(
             providers.insert(id.clone(), unchanged.again());
             continue;
         }
-        let handle = start(spec, config, arbiter, metrics, backoff);
+        let handle = start(spec, config, means);
         started.push(id.clone());
         providers.insert(id.clone(), handle);
     }
@@ -252,13 +275,8 @@ async fn prepare(
     ready.map(|_| providers)
 }
 
-fn start(
-    spec: &Arc<ProviderSpec>,
-    config: &Config,
-    arbiter: &ArbiterHandle,
-    metrics: &Arc<Metrics>,
-    backoff: Backoff,
-) -> ProviderHandle {
+fn start(spec: &Arc<ProviderSpec>, config: &Config, means: &Means) -> ProviderHandle {
+    let Means { arbiter, metrics, backoff, vault } = means;
     let seed = Seed {
         spec: Arc::clone(spec),
         slots: Arc::new(Semaphore::new(spec.max_concurrency)),
@@ -266,6 +284,7 @@ fn start(
         metrics: Arc::clone(metrics),
         model_ttl: config.limits.model_cache_ttl,
         connect_timeout: config.limits.timeouts.connect,
+        vault: vault.clone(),
     };
     let (seed, id, counted) = (Arc::new(seed), spec.id.clone(), Arc::clone(metrics));
     let retirement = Arc::clone(&seed.retirement);
@@ -273,7 +292,7 @@ fn start(
         arbiter,
         MAILBOX,
         move |_| ProviderActor::new(seed),
-        backoff,
+        *backoff,
         move |crash| {
             if retirement.is_retired() {
                 return;

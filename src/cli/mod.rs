@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod config;
+mod login;
 mod provider;
 mod reload;
 mod serve;
@@ -31,6 +32,15 @@ struct Cli {
 enum Command {
     /// Start the gateway and run until SIGINT or SIGTERM; SIGHUP reloads the config.
     Serve(Serve),
+    /// Log in to an account of a provider (xai, anthropic, kimi), by browser, paste or device code.
+    Login(LoginArgs),
+    /// Forget an account's login.
+    Logout(LogoutArgs),
+    /// Look at the accounts that are logged in, or choose among them.
+    Accounts {
+        #[command(subcommand)]
+        command: Option<AccountsCommand>,
+    },
     /// Look at the providers that ocx knows and that the config has.
     #[command(subcommand)]
     Provider(ProviderCommand),
@@ -55,6 +65,45 @@ struct Serve {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
+}
+
+#[derive(Debug, clap::Args)]
+struct LoginArgs {
+    /// The provider.
+    provider: String,
+    /// Print the address and open no browser; it may still come back to this machine.
+    #[arg(long)]
+    no_browser: bool,
+    /// Listen for nothing: paste what the browser ends at. For machines without one.
+    #[arg(long)]
+    paste: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct LogoutArgs {
+    /// The provider.
+    provider: String,
+    /// One account, by id or address [default: all].
+    #[arg(long)]
+    account: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum AccountsCommand {
+    /// Print every account and how long its token is good.
+    List,
+    /// Use this account of a provider.
+    Use {
+        /// The provider.
+        provider: String,
+        /// The account, by id or address.
+        account: String,
+    },
+    /// Renew the token of the account in use now.
+    Refresh {
+        /// The provider.
+        provider: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -102,6 +151,9 @@ pub fn run() -> ExitCode {
     let home = Home::find();
     match Cli::parse().command {
         Command::Serve(args) => serve::run(&args, &home),
+        Command::Login(args) => login::login(&args, &home),
+        Command::Logout(args) => login::logout(&args, &home),
+        Command::Accounts { command } => login::accounts(command.as_ref(), &home),
         Command::Provider(ProviderCommand::List { json }) => provider::list(json, &home),
         Command::Config(ConfigCommand::Check { file: Some(file) }) => config::check(&file, true),
         Command::Config(ConfigCommand::Check { file: None }) => {

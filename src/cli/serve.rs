@@ -19,7 +19,7 @@ use crate::{
         WatchSettings,
     },
     config::{self, Config, DataKey, Home, Loaded, WatchMode, process_env},
-    credentials::CapsuleKey,
+    credentials::{CapsuleKey, Vault},
     http::{self, Lifecycle, Listening, Shared},
     telemetry::{Metrics, logging},
 };
@@ -71,7 +71,8 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
     let capsules = capsule_key(home);
     let hints = loaded.config.watch == WatchMode::Auto;
     let watch = WatchSettings { hints, ..WatchSettings::default() };
-    let program = Program { path, loaded, listener, admin, capsules, watch };
+    let vault = Vault::new(home.path());
+    let program = Program { path, loaded, listener, admin, capsules, vault, watch };
     actix_web::rt::System::new().block_on(run_program(program))
 }
 
@@ -148,6 +149,8 @@ pub struct Program {
     pub admin: DataKey,
     /// Seals what upstreams want back.
     pub capsules: CapsuleKey,
+    /// Where logins are kept.
+    pub vault: Vault,
     /// How the file is watched.
     pub watch: WatchSettings,
 }
@@ -175,6 +178,7 @@ impl Program {
             arbiter: Arbiter::new().handle(),
             metrics: Arc::clone(&metrics),
             backoff: Backoff::default(),
+            vault: self.vault,
         };
         let cell =
             ProviderSupervisor::first_snapshot(&start).await.map_err(|error| error.to_string())?;

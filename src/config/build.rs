@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::ProviderId,
-    registry::{self, AuthMode, ProviderEntry},
+    registry::{self, AuthMode, Login, ProviderEntry},
     wire::pointer::escape,
 };
 
@@ -307,7 +307,8 @@ fn provider_spec(
         adapter: adapter?,
         base_url: base_url?,
         auth,
-        key: key(file, entry, auth),
+        keys: keys(file, entry, auth),
+        login: login(file, entry, auth, pointer, findings),
         default_model: file
             .default_model
             .clone()
@@ -344,7 +345,7 @@ fn check_discovery(
 /// A key that is written is meant to be used, also where others log in.
 fn auth_mode(file: &ProviderFile, entry: Option<&ProviderEntry>) -> AuthMode {
     file.auth_mode.unwrap_or_else(|| match entry.map(|entry| entry.auth) {
-        Some(AuthMode::OAuth) if file.api_key.is_some() => AuthMode::Key,
+        Some(AuthMode::OAuth) if file.api_key.is_some() || file.api_keys.is_some() => AuthMode::Key,
         known => known.unwrap_or_default(),
     })
 }
@@ -357,15 +358,77 @@ fn fingerprint(id: &str, file: &ProviderFile, model_ttl: Option<u64>) -> [u8; 32
     Sha256::digest(text.as_bytes()).into()
 }
 
-/// The key as written; a known provider without one looks in its usual variable.
-fn key(file: &ProviderFile, entry: Option<&ProviderEntry>, auth: AuthMode) -> KeySource {
-    match (&file.api_key, auth) {
-        (_, AuthMode::Forward) => KeySource::None,
-        (Some(text), _) => text.source(),
-        (None, _) => {
-            entry.and_then(|entry| entry.env_var.clone()).map_or(KeySource::None, KeySource::Env)
+/// The keys as written; a known provider without any looks in its usual variable.
+fn keys(file: &ProviderFile, entry: Option<&ProviderEntry>, auth: AuthMode) -> Vec<KeySource> {
+    if matches!(auth, AuthMode::Forward | AuthMode::OAuth) {
+        return Vec::new();
+    }
+    let written = file.api_key.iter().chain(file.api_keys.iter().flatten());
+    let keys: Vec<KeySource> = written.map(SecretText::source).collect();
+    let keys: Vec<KeySource> =
+        keys.into_iter().filter(|key| !matches!(key, KeySource::None)).collect();
+    let wrote_any = file.api_key.is_some() || file.api_keys.is_some();
+    match entry.and_then(|entry| entry.env_var.clone()) {
+        Some(name) if !wrote_any => vec![KeySource::Env(name)],
+        _ => keys,
+    }
+}
+
+/// How accounts log in; what the user writes wins over what the registry knows.
+fn login(
+    file: &ProviderFile,
+    entry: Option<&ProviderEntry>,
+    auth: AuthMode,
+    pointer: &str,
+    findings: &mut Findings,
+) -> Option<Login> {
+    let known = entry.and_then(|entry| entry.login.as_ref());
+    let login = match (known, &file.login) {
+        (Some(known), Some(own)) => known.overlaid(own),
+        (Some(one), None) | (None, Some(one)) => one.clone(),
+        (None, None) if auth != AuthMode::OAuth => return None,
+        (None, None) => {
+            let message = "`oauth` needs `login`, with `clientId`, `tokenUrl` and so on";
+            findings.problem(format!("{pointer}/authMode"), message);
+            return None;
+        }
+    };
+    let at = |field: &str| format!("{pointer}/login/{field}");
+    for (field, address) in login.endpoints() {
+        // A code, or a refresh token, goes there.
+        let safe = Url::parse(address).is_ok_and(|url| {
+            url.scheme() == "https"
+                || (url.scheme() == "http"
+                    && (is_local(&url) || file.allow_insecure_http == Some(true)))
+        });
+        if !safe {
+            findings.problem(at(field), "must begin with https:// (or http:// for a local server)");
         }
     }
+    let comes_back = login.redirect_uri.as_deref().map(Url::parse);
+    let is_loopback = |url: &Url| match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    };
+    match &comes_back {
+        Some(Ok(url)) if url.scheme() == "http" && is_loopback(url) => {}
+        Some(_) => findings.problem(at("redirectUri"), "must be http:// on localhost or 127.0.0.1"),
+        None if login.device_url.is_none() => {
+            findings.problem(at("redirectUri"), "is missing, and so is `deviceUrl`");
+        }
+        None => {}
+    }
+    for (field, missing) in [
+        ("clientId", login.client_id.is_none()),
+        ("tokenUrl", login.token_url.is_none() && login.discovery_url.is_none()),
+    ] {
+        if missing {
+            findings.problem(at(field), "is missing");
+        }
+    }
+    Some(login)
 }
 
 fn base_url(
@@ -489,7 +552,10 @@ fn headers(
         let forbidden = FORBIDDEN_HEADERS.contains(&lower.as_str())
             || lower.starts_with("proxy-")
             || lower.starts_with("x-forwarded-")
-            || (lower == "authorization" && (auth == AuthMode::Forward || file.api_key.is_some()));
+            || (lower == "authorization"
+                && (matches!(auth, AuthMode::Forward | AuthMode::OAuth)
+                    || file.api_key.is_some()
+                    || file.api_keys.is_some()));
         if name.is_empty() || !name.chars().all(token) {
             findings.problem(at, "is no legal header name");
             continue;

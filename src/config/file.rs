@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::SecretText;
-use crate::registry::{AdapterKind, AuthMode, Quirks};
+use crate::registry::{AdapterKind, AuthMode, Login, Quirks};
 
 /// The settings of the gateway.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -124,12 +124,20 @@ pub struct ProviderFile {
     /// Its address, such as `https://api.example.com/v1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
-    /// `key` (default), `forward` (the caller's own ChatGPT login) or `local` (no key needed).
+    /// `key` (default), `oauth` (an account that `ocx login` logged in to), `forward` (the caller's own
+    /// ChatGPT login) or `local` (no key needed).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_mode: Option<AuthMode>,
     /// The key: literal, `${VAR}` or `$VAR`; `$$` begins a literal that starts with `$`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<SecretText>,
+    /// Several keys, written alike, that take turns: one that is refused or over its limit rests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_keys: Option<Vec<SecretText>>,
+    /// How accounts log in, where it differs from what `ocx` knows: for organisations with an OAuth
+    /// client of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
     /// The model of this provider when a caller names it without a provider.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_model: Option<String>,

@@ -6,12 +6,14 @@ mod file;
 mod load;
 mod locate;
 mod paths;
+mod save;
 mod secret;
 mod spec;
 
 pub use file::{ConfigFile, ProviderFile, WatchMode};
 pub use load::{ConfigProblem, ConfigProblems, Loaded, MAX_FILE, check, check_file, schema};
 pub use paths::Home;
+pub use save::add_provider;
 pub use secret::{Env, KeySource, SecretText, process_env};
 pub use spec::{
     Access, Config, DEFAULT_PORT, DataKey, Limits, Listen, ProviderSpec, Timeouts, parse_host,

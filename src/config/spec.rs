@@ -8,13 +8,12 @@ use std::{
 };
 
 use indexmap::IndexMap;
-use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
 use super::{Env, KeySource, WatchMode};
 use crate::{
     model::ProviderId,
-    registry::{AdapterKind, AuthMode, Quirks},
+    registry::{AdapterKind, AuthMode, Login, Quirks},
 };
 
 /// The port we listen on unless told otherwise.
@@ -181,8 +180,10 @@ pub struct ProviderSpec {
     pub base_url: String,
     /// Whose credential it takes.
     pub auth: AuthMode,
-    /// Where its key is.
-    pub key: KeySource,
+    /// Where its keys are; they take turns.
+    pub keys: Vec<KeySource>,
+    /// How its accounts log in.
+    pub login: Option<Login>,
     /// Its model when a caller names none of its providers.
     pub default_model: Option<String>,
     /// Models known without asking.
@@ -209,11 +210,6 @@ pub struct ProviderSpec {
 pub(super) const DEFAULT_CONCURRENCY: usize = 4096;
 
 impl ProviderSpec {
-    /// The key now, if there is one.
-    pub fn resolve_key(&self, env: &Env<'_>) -> Option<SecretString> {
-        self.key.resolve(env)
-    }
-
     /// The protocol that a model speaks.
     pub fn adapter_for(&self, model: &str) -> AdapterKind {
         let own = self.quirks.model_adapters.as_ref().and_then(|adapters| adapters.get(model));
@@ -235,18 +231,18 @@ impl ProviderSpec {
         if self.base_url.contains(['{', '}']) {
             return Some(format!("the placeholder in {} is not filled in", self.base_url));
         }
-        let unset = self.key.unset(env).filter(|_| !self.authorizes_by_header());
-        if let Some(name) = unset.filter(|_| self.auth == AuthMode::Key) {
+        let keyless = self.auth == AuthMode::Key
+            && !self.authorizes_by_header()
+            && self.keys.iter().all(|key| key.resolve(env).is_none());
+        if let Some(name) = self.keys.iter().find_map(|key| key.unset(env)).filter(|_| keyless) {
             return Some(format!("the variable {name} is not set"));
         }
         if let Some(name) = self.unset_headers.first() {
             return Some(format!("the variable {name}, which a header names, is not set"));
         }
-        match (self.auth, &self.key) {
-            (AuthMode::Key, KeySource::None) if !self.authorizes_by_header() => {
-                Some("no apiKey is configured".to_owned())
-            }
-            (AuthMode::Forward, _) => Some("a caller that is logged in to ChatGPT".to_owned()),
+        match self.auth {
+            AuthMode::Key if keyless => Some("no apiKey is configured".to_owned()),
+            AuthMode::Forward => Some("a caller that is logged in to ChatGPT".to_owned()),
             _ => None,
         }
     }

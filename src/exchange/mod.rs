@@ -72,6 +72,9 @@ pub async fn open(
         settle(&lease, &response.head, &error);
         return Err(error);
     }
+    if lease.is_on_probation() {
+        lease.settle(LeaseOutcome::Accepted);
+    }
     if response.head.content_type == "text/html" {
         let reason = "an HTML page instead of an answer; check the base URL".to_owned();
         return Err(broken(&lease, DecodeError::Malformed(reason)));
@@ -131,13 +134,22 @@ pub async fn fetch(
         .unwrap_or_else(|_| Err(fail(UpstreamError::Timeout(Phase::Stall))))
 }
 
-/// Tells the provider of a rate limit.
+/// A key of several that says no without saying for how long rests for so long.
+const SHORT_REST: Duration = Duration::from_secs(5);
+
+/// Tells the provider what a refusal says about the credential.
 fn settle(lease: &Lease, head: &ResponseHead, error: &GatewayError) {
-    if let (ErrorClass::RateLimited, Some(pause)) = (error.class(), head.retry_after) {
+    if matches!(lease.credential, Credential::Forwarded(_)) {
         // A caller's own login is the caller's own limit; the provider goes on for others.
-        if !matches!(lease.credential, Credential::Forwarded(_)) {
-            lease.settle(LeaseOutcome::RateLimited { pause });
+        return;
+    }
+    let pause = head.retry_after.or(lease.has_others().then_some(SHORT_REST));
+    match (error.class(), pause) {
+        (ErrorClass::RateLimited, Some(pause)) => lease.settle(LeaseOutcome::RateLimited { pause }),
+        _ if matches!(head.status, 401 | 403) && lease.has_others() => {
+            lease.settle(LeaseOutcome::Refused);
         }
+        _ => {}
     }
 }
 

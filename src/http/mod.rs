@@ -2,6 +2,7 @@
 
 mod access;
 mod body;
+mod callback;
 mod calls;
 mod compact;
 mod count_tokens;
@@ -19,6 +20,7 @@ mod websocket;
 
 pub use access::{AuthClass, Policy};
 pub use body::decompress;
+pub use callback::{Callback, bind as bind_callback};
 pub use gateway::{Lifecycle, Shared};
 pub use health::{CHALLENGE, proof};
 pub use routes::{ROUTES, RouteRule};

@@ -74,7 +74,7 @@ async fn state(handle: &ProviderHandle) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut html, c| {
         match c {
             '<' => html.push_str("&lt;"),

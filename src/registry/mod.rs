@@ -6,7 +6,10 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod login;
 mod quirks;
+
+pub use login::{Login, TokenFormat};
 
 pub use quirks::{
     EmptyAssistantContent, GoogleMode, KeyTransport, MaxTokensField, ModelDiscovery, Quirks,
@@ -114,8 +117,24 @@ pub struct ProviderEntry {
     /// Its oddities.
     #[serde(default)]
     pub quirks: Quirks,
+    /// How accounts log in.
+    #[serde(default)]
+    pub login: Option<Login>,
     /// Where these facts come from.
     pub source: String,
+}
+
+/// `base` with every field that is set in `over` taken from there.
+fn overlay<T: Clone + Serialize + serde::de::DeserializeOwned>(base: &T, over: &T) -> T {
+    // Both sides skip what is unset, so a merge of the two documents is the overlay of all fields,
+    // including those that will be added later.
+    let mut merged = serde_json::to_value(base).unwrap_or_default();
+    if let (Some(into), Ok(serde_json::Value::Object(from))) =
+        (merged.as_object_mut(), serde_json::to_value(over))
+    {
+        into.extend(from);
+    }
+    serde_json::from_value(merged).unwrap_or_else(|_| over.clone())
 }
 
 fn yes() -> bool {
@@ -159,6 +178,10 @@ mod tests {
             let keyed = matches!(entry.auth, AuthMode::Key | AuthMode::OAuth);
             assert!(!keyed || entry.env_var.is_some(), "{id} names the variable of its key");
             assert!(entry.auth != AuthMode::Key || entry.key_page.is_some(), "{id} has a key page");
+            assert_eq!(entry.auth == AuthMode::OAuth, entry.login.is_some(), "{id}");
+            for (field, address) in entry.login.iter().flat_map(Login::endpoints) {
+                assert!(address.starts_with("https://"), "{id}: {field} {address}");
+            }
             for address in entry.base_urls.values() {
                 assert!(address.starts_with("https://"), "{id}: {address}");
             }

@@ -231,15 +231,7 @@ pub enum EmptyAssistantContent {
 impl Quirks {
     /// These quirks with every field that is set in `over` taken from there.
     pub fn overlaid(&self, over: &Self) -> Self {
-        // Both sides skip what is unset, so a merge of the two documents is the overlay of all
-        // fields, including those that will be added later.
-        let mut merged = serde_json::to_value(self).unwrap_or_default();
-        if let (Some(into), Ok(serde_json::Value::Object(from))) =
-            (merged.as_object_mut(), serde_json::to_value(over))
-        {
-            into.extend(from);
-        }
-        serde_json::from_value(merged).unwrap_or_else(|_| over.clone())
+        super::overlay(self, over)
     }
 
     /// The model id as the upstream wants it.

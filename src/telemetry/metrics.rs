@@ -99,6 +99,8 @@ pub struct Metrics {
     pub actor_restarts: IntCounterVec,
     /// Fetches of model lists, by result.
     pub model_fetches: IntCounterVec,
+    /// Renewals of account tokens, by result.
+    pub credential_refreshes: IntCounterVec,
     /// 1 if the last reload was taken.
     pub reload_successful: IntGauge,
     /// When the last reload was taken, seconds since 1970.
@@ -221,6 +223,11 @@ impl Metrics {
                 "Restarts of actors, by cause.",
                 &["actor", "cause"],
             ),
+            credential_refreshes: counter(
+                "ocx_credential_refresh_total",
+                "Renewals of account tokens, by result.",
+                &["provider", "result"],
+            ),
             model_fetches: counter(
                 "ocx_model_fetch_total",
                 "Fetches of model lists, by result.",
@@ -313,6 +320,7 @@ impl Metrics {
             &self.retries,
             &self.translation_drops,
             &self.model_fetches,
+            &self.credential_refreshes,
         ] {
             forget(metric, "provider", provider, |labels| metric.remove(labels).is_ok());
         }

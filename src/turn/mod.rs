@@ -12,7 +12,10 @@ use crate::{
     config::ProviderSpec,
     credentials::{CallerAuth, CapsuleKey, Sealer},
     error::GatewayError,
-    exchange::{self, Exchange, Quota, retry},
+    exchange::{
+        self, Exchange, Quota,
+        retry::{self, Again},
+    },
     model::{Event, Losses, Prompt},
     registry::AdapterKind,
     routing::{self, Route},
@@ -87,24 +90,48 @@ impl Turn {
         route: &Route,
         hold: Duration,
     ) -> Result<Answer, GatewayError> {
-        let mut attempt = 1;
+        let (mut attempts, mut tries) = (1, 1);
+        let mut credentials = Credentials::default();
         loop {
             let started = Instant::now();
-            let error = match self.attempt(prompt, route, hold).await {
+            let failed = match self.attempt(prompt, route, hold).await {
                 Ok(mut answer) => {
-                    answer.attempts = attempt;
+                    answer.attempts = attempts;
                     return Ok(answer);
                 }
-                Err(error) => error,
+                Err(failed) => failed,
             };
-            let Some(again) = retry::decide(attempt, &error, started.elapsed()) else {
-                return Err(error);
+            let again = match credentials.other(&failed) {
+                Some(Other::Token(generation)) => {
+                    // A token can end before its time. Callers read of the refusal otherwise.
+                    if self.renew(route, generation).await.is_err() {
+                        return Err(failed.error);
+                    }
+                    Again { pause: Duration::ZERO, cause: "token" }
+                }
+                Some(Other::Key) => Again { pause: Duration::ZERO, cause: "key" },
+                None => {
+                    let again = retry::decide(tries, &failed.error, started.elapsed());
+                    tries += 1;
+                    match again {
+                        Some(again) => again,
+                        None => return Err(credentials.told(failed.error)),
+                    }
+                }
             };
             let labels = [route.provider.as_str(), again.cause];
             self.metrics.retries.with_label_values(&labels).inc();
             sleep(again.pause).await;
-            attempt += 1;
+            attempts += 1;
         }
+    }
+
+    /// Waits for newer tokens of a route's account.
+    async fn renew(&self, route: &Route, generation: u64) -> Result<(), DispatchError> {
+        let newest = self.cell.load_full();
+        let provider = newest.provider(&route.provider);
+        let gone = || DispatchError::Failed(route.provider.to_string());
+        provider.ok_or_else(gone)?.renew(generation).await
     }
 
     async fn lease(&self, route: &Route) -> Result<Lease, GatewayError> {
@@ -165,8 +192,20 @@ impl Turn {
         prompt: &Prompt,
         route: &Route,
         hold: Duration,
-    ) -> Result<Answer, GatewayError> {
+    ) -> Result<Answer, Failed> {
         let lease = self.lease(route).await?;
+        let (generation, keys) = (lease.generation(), lease.keys());
+        let answer = self.exchange(prompt, route, hold, lease).await;
+        answer.map_err(|error| Failed { error, generation, keys })
+    }
+
+    async fn exchange(
+        &self,
+        prompt: &Prompt,
+        route: &Route,
+        hold: Duration,
+        lease: Lease,
+    ) -> Result<Answer, GatewayError> {
         let spec = Arc::clone(&lease.spec);
         let kind = spec.adapter_for(route.model.as_str());
         let adapter = adapter(kind);
@@ -218,6 +257,64 @@ impl Turn {
             exchange.collect(&mut events, limit).await?;
         }
         Ok(Answer { exchange, events, error, losses, sealer, attempts: 1, relays })
+    }
+}
+
+/// An attempt that led to no answer, and what it was made with.
+struct Failed {
+    error: GatewayError,
+    /// Of the account's tokens.
+    generation: Option<u64>,
+    /// How many keys the provider has.
+    keys: usize,
+}
+
+impl<E: Into<GatewayError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), generation: None, keys: 1 }
+    }
+}
+
+/// Something else to authenticate with.
+enum Other {
+    /// Tokens newer than those of this generation.
+    Token(u64),
+    /// The provider's next key.
+    Key,
+}
+
+/// What a turn has authenticated with so far.
+#[derive(Default)]
+struct Credentials {
+    renewed: bool,
+    keys_tried: usize,
+    /// What the upstream said of the last key.
+    refusal: Option<GatewayError>,
+}
+
+impl Credentials {
+    /// What to authenticate with instead, if the refusal is about the credential and there is anything.
+    fn other(&mut self, failed: &Failed) -> Option<Other> {
+        let GatewayError::Refused { status, .. } = &failed.error else { return None };
+        match (status, failed.generation) {
+            (401, Some(generation)) if !self.renewed => {
+                self.renewed = true;
+                return Some(Other::Token(generation));
+            }
+            (401 | 403 | 429, None) if self.keys_tried + 1 < failed.keys => {}
+            _ => return None,
+        }
+        self.keys_tried += 1;
+        self.refusal = Some(failed.error.clone());
+        Some(Other::Key)
+    }
+
+    /// What to tell: that all keys rest says less than what the upstream said of one.
+    fn told(self, error: GatewayError) -> GatewayError {
+        match (&error, self.refusal) {
+            (GatewayError::Dispatch(DispatchError::CoolingDown { .. }), Some(refusal)) => refusal,
+            _ => error,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use ocx::{
     actors::WatchSettings,
     cli::Program,
     config::{self, DataKey, process_env},
-    credentials::CapsuleKey,
+    credentials::{CapsuleKey, Vault},
     http::Shared,
 };
 use regex::Regex;
@@ -108,6 +108,7 @@ impl App {
             listener: TcpListener::bind((host, 0)).unwrap(),
             admin: DataKey::new(ADMIN),
             capsules: CapsuleKey::new([7; 32]),
+            vault: Vault::new(dir.path()),
             watch: watch(),
         };
         let running = program.start().await.unwrap();

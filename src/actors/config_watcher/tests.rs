@@ -3,7 +3,10 @@ use std::os::unix::fs::symlink;
 use actix_rt::time::{sleep, timeout};
 
 use super::*;
-use crate::actors::{Backoff, SnapshotCell, Start};
+use crate::{
+    actors::{Backoff, SnapshotCell, Start},
+    credentials::Vault,
+};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -29,6 +32,7 @@ async fn bench(prepare: impl FnOnce(&Path) -> PathBuf, settings: WatchSettings) 
         arbiter: Arbiter::current(),
         metrics: Arc::clone(&metrics),
         backoff: Backoff::default(),
+        vault: Vault::new(std::path::Path::new("/nonexistent")),
     };
     let cell = ProviderSupervisor::first_snapshot(&start).await.unwrap();
     let supervisor = ProviderSupervisor::new(&start, Arc::clone(&cell)).start();

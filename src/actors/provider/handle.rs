@@ -6,7 +6,7 @@ use actix::{Addr, MailboxError};
 
 use super::{
     Describe, DispatchError, Lease, ProviderActor, ProviderStatus, Retire,
-    messages::{Dispatch, Drill, ListModels},
+    messages::{Dispatch, Drill, ListModels, Renew},
 };
 use crate::{adapters::ModelInfo, config::ProviderSpec, credentials::CallerAuth};
 
@@ -52,6 +52,18 @@ impl ProviderHandle {
             Ok(answer) => answer,
             Err(_) if self.is_alive() => Err(DispatchError::Restarted(self.spec.id.to_string())),
             Err(_) => Err(DispatchError::Failed(self.spec.id.to_string())),
+        }
+    }
+
+    /// Waits for tokens newer than those of `generation`, which the upstream refused.
+    ///
+    /// # Errors
+    ///
+    /// When there are none.
+    pub async fn renew(&self, generation: u64) -> Result<(), DispatchError> {
+        match self.addr.send(Renew(generation)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(DispatchError::Restarted(self.spec.id.to_string())),
         }
     }
 

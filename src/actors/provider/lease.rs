@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use actix::WeakRecipient;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Retirement, messages::Settle};
+use super::{Retirement, keys::Pick, messages::Settle};
 use crate::{config::ProviderSpec, credentials::Credential};
 
 /// A credential, a slot and the provider as it was. Fixed for the life of the exchange: a restart or
@@ -16,6 +16,9 @@ pub struct Lease {
     pub spec: Arc<ProviderSpec>,
     /// What to authenticate with.
     pub credential: Credential,
+    pub(super) pick: Pick,
+    /// How many keys the provider has.
+    pub(super) of: usize,
     pub(super) settle: WeakRecipient<Settle>,
     pub(super) retirement: Arc<Retirement>,
     pub(super) _slot: OwnedSemaphorePermit,
@@ -29,14 +32,41 @@ pub enum LeaseOutcome {
         /// For how long.
         pause: Duration,
     },
+    /// The upstream refused the credential.
+    Refused,
+    /// The upstream took the credential.
+    Accepted,
 }
 
 impl Lease {
     /// Tells the provider how the exchange went. Lost if it is gone, which is fine.
     pub fn settle(&self, outcome: LeaseOutcome) {
         if let Some(provider) = self.settle.upgrade() {
-            provider.do_send(Settle(outcome));
+            provider.do_send(Settle(self.pick, outcome));
         }
+    }
+
+    /// How many keys the provider has.
+    pub fn keys(&self) -> usize {
+        self.of
+    }
+
+    /// Whether another key may do what this one may not.
+    pub fn has_others(&self) -> bool {
+        self.of > 1
+    }
+
+    /// The generation of the account's tokens, if an account is what was lent.
+    pub fn generation(&self) -> Option<u64> {
+        match self.credential {
+            Credential::Account { generation, .. } => Some(generation),
+            _ => None,
+        }
+    }
+
+    /// Whether the credential was refused before, so that its success is news.
+    pub fn is_on_probation(&self) -> bool {
+        self.pick.on_probation
     }
 
     /// Whether the provider left the config so long ago that this exchange must end.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::{Lease, LeaseOutcome};
+use super::{Lease, LeaseOutcome, keys::Pick};
 use crate::credentials::CallerAuth;
 
 /// Asks for leave to run one exchange now. Answered with a [`Lease`] or a typed refusal.
@@ -15,7 +15,12 @@ pub(super) struct Dispatch(pub CallerAuth);
 /// Tells how an exchange went, where the provider must know.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(super) struct Settle(pub LeaseOutcome);
+pub(super) struct Settle(pub Pick, pub LeaseOutcome);
+
+/// Asks for tokens newer than those of a generation, which the upstream refused.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), DispatchError>")]
+pub(super) struct Renew(pub u64);
 
 /// Asks for the model list; waits for a fetch if there is none yet.
 #[derive(Debug, Message)]
@@ -79,6 +84,24 @@ pub enum DispatchError {
          `requires_openai_auth = true` for ocx in Codex's config.toml"
     )]
     NotLoggedIn(String),
+    /// No account is logged in, or its login ended.
+    #[error("the provider `{provider}` needs `ocx login {provider}`: {reason}")]
+    LoggedOut {
+        /// The provider.
+        provider: String,
+        /// What became of the login.
+        reason: String,
+    },
+    /// The account's token ended and a new one is not to be had now.
+    #[error("the provider `{provider}` has no valid token: {reason}; it is tried again in {} seconds", left.as_secs() + 1)]
+    LoginStalled {
+        /// The provider.
+        provider: String,
+        /// What happened.
+        reason: String,
+        /// Until the next attempt.
+        left: Duration,
+    },
     /// All slots are taken.
     #[error("every slot of the provider `{0}` is in use")]
     Saturated(String),

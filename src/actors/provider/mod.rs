@@ -1,8 +1,8 @@
 //! One actor per provider: the one owner of its credential, slots, cooldown and model list.
 //!
-//! It lends; the worker that holds the caller's socket does the work. Refreshing account tokens
-//! ahead of their expiry will live here too: a timer armed in `started`, single flight as for the
-//! model list in [`models`].
+//! It lends; the worker that holds the caller's socket does the work. Account tokens are renewed
+//! ahead of their end by a timer of the actor ([`login`]); keys take turns ([`keys`]); the model list
+//! is fetched once for all who wait ([`models`]).
 
 use std::{
     sync::{
@@ -16,11 +16,13 @@ use actix::prelude::*;
 use actix_rt::time::Instant;
 use tokio::sync::Semaphore;
 
-use crate::{config::ProviderSpec, registry::AuthMode, telemetry::Metrics};
+use crate::{config::ProviderSpec, credentials::Vault, registry::AuthMode, telemetry::Metrics};
 
 mod dispatch;
 mod handle;
+mod keys;
 mod lease;
+mod login;
 mod messages;
 mod models;
 
@@ -41,6 +43,8 @@ pub(super) struct Seed {
     pub metrics: Arc<Metrics>,
     pub model_ttl: Duration,
     pub connect_timeout: Duration,
+    /// Where logins are kept.
+    pub vault: Vault,
 }
 
 /// Tells running streams that their provider is gone from the config.
@@ -77,14 +81,16 @@ impl Retirement {
 /// The actor. Everything but the seed is derived from it and rebuilt after a panic.
 pub(super) struct ProviderActor {
     seed: Arc<Seed>,
-    /// No leases until then: the upstream asked for a pause.
-    cooling_until: Option<Instant>,
+    keys: keys::KeyRing,
+    login: login::LoginState,
     models: models::ModelList,
 }
 
 impl ProviderActor {
     pub fn new(seed: Arc<Seed>) -> Self {
-        Self { seed, cooling_until: None, models: models::ModelList::default() }
+        let keys = keys::KeyRing::new(seed.spec.keys.len());
+        let (login, models) = (login::LoginState::default(), models::ModelList::default());
+        Self { seed, keys, login, models }
     }
 
     fn publish_state(&self) {
@@ -97,9 +103,7 @@ impl ProviderActor {
             "disabled"
         } else if self.cooling_left().is_some() {
             "cooling"
-        } else if spec.auth != AuthMode::Forward
-            && spec.lacks(&crate::config::process_env).is_some()
-        {
+        } else if spec.auth != AuthMode::Forward && self.lacks().is_some() {
             "needs_login"
         } else {
             "ready"
@@ -108,8 +112,13 @@ impl ProviderActor {
     }
 
     fn cooling_left(&self) -> Option<Duration> {
-        let left = self.cooling_until?.checked_duration_since(Instant::now())?;
-        (!left.is_zero()).then_some(left)
+        self.keys.left(Instant::now())
+    }
+
+    /// What it needs before it can answer, in words.
+    fn lacks(&self) -> Option<String> {
+        let spec = &self.seed.spec;
+        spec.lacks(&crate::config::process_env).or_else(|| self.login.lacks(spec.id.as_str()))
     }
 }
 
@@ -120,6 +129,13 @@ impl Actor for ProviderActor {
         ctx.set_mailbox_capacity(MAILBOX);
         self.seed.metrics.actor_up.with_label_values(&[self.seed.spec.id.as_str()]).set(1);
         self.publish_state();
+        if self.seed.spec.auth == AuthMode::OAuth {
+            self.load(ctx);
+        }
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.save_now();
     }
 }
 
@@ -134,7 +150,7 @@ impl Handler<Describe> for ProviderActor {
 
     fn handle(&mut self, _: Describe, _: &mut Self::Context) -> Self::Result {
         MessageResult(ProviderStatus {
-            lacks: self.seed.spec.lacks(&crate::config::process_env),
+            lacks: self.lacks(),
             cooling_for: self.cooling_left(),
             free_slots: self.seed.slots.available_permits(),
             forwards: self.seed.spec.auth == AuthMode::Forward,
@@ -149,6 +165,7 @@ impl Handler<Retire> for ProviderActor {
         self.seed.retirement.begin(drain);
         // Its own timers and futures would keep it alive after the last address is gone.
         self.models.abandon(ctx);
+        self.login.abandon(ctx);
     }
 }
 

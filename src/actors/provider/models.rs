@@ -52,15 +52,15 @@ impl Handler<ListModels> for ProviderActor {
         if let (true, Some(known)) = (fresh, &self.models.known) {
             return Response::reply(Arc::clone(known));
         }
-        if !can_ask(&self.seed.spec) {
+        let Some(credential) = self.models_credential() else {
             return Response::reply(configured(&self.seed.spec));
-        }
+        };
         let (sender, receiver) = oneshot::channel();
         self.models.waiting.push(sender);
         if self.models.fetching.is_none() {
             let spec = Arc::clone(&self.seed.spec);
             let connect = self.seed.connect_timeout;
-            let fetch = fetch(spec, connect).into_actor(self).map(Self::fetched);
+            let fetch = fetch(spec, credential, connect).into_actor(self).map(Self::fetched);
             self.models.fetching = Some(ctx.spawn(fetch));
         }
         let spec = Arc::clone(&self.seed.spec);
@@ -68,14 +68,23 @@ impl Handler<ListModels> for ProviderActor {
     }
 }
 
-fn can_ask(spec: &ProviderSpec) -> bool {
-    spec.live_models
-        && !spec.disabled
-        && spec.auth != AuthMode::Forward
-        && spec.lacks(&process_env).is_none()
-}
-
 impl ProviderActor {
+    /// What to ask for the list with; nothing if there is no asking.
+    fn models_credential(&self) -> Option<Credential> {
+        let spec = &self.seed.spec;
+        if !spec.live_models || spec.disabled || spec.lacks(&process_env).is_some() {
+            return None;
+        }
+        match spec.auth {
+            AuthMode::Forward => None,
+            AuthMode::OAuth => self.login.credential(),
+            AuthMode::Key | AuthMode::Local => {
+                let key = spec.keys.iter().find_map(|key| key.resolve(&process_env));
+                Some(key.map_or(Credential::None, Credential::Key))
+            }
+        }
+    }
+
     fn fetched(result: Result<Vec<ModelInfo>, String>, this: &mut Self, _: &mut Context<Self>) {
         this.models.fetching = None;
         let spec = &this.seed.spec;
@@ -98,8 +107,11 @@ impl ProviderActor {
     }
 }
 
-async fn fetch(spec: Arc<ProviderSpec>, connect: Duration) -> Result<Vec<ModelInfo>, String> {
-    let credential = spec.resolve_key(&process_env).map_or(Credential::None, Credential::Key);
+async fn fetch(
+    spec: Arc<ProviderSpec>,
+    credential: Credential,
+    connect: Duration,
+) -> Result<Vec<ModelInfo>, String> {
     let target = Target {
         model: "",
         base_url: &spec.base_url,

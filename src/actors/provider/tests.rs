@@ -20,6 +20,7 @@ async fn providers(providers: serde_json::Value) -> (SnapshotCell, Arc<Metrics>)
         arbiter: Arbiter::current(),
         metrics: Arc::clone(&metrics),
         backoff: Backoff { first: Duration::from_millis(5), ..Backoff::default() },
+        vault: Vault::new(Path::new("/nonexistent")),
     };
     (ProviderSupervisor::first_snapshot(&start).await.unwrap(), metrics)
 }

@@ -1,0 +1,99 @@
+//! Changes to `config.json` that commands make: as small as can be, everything else byte for byte.
+
+use std::{fs, io, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path};
+
+use crate::wire::json::RawObject;
+
+/// Adds a provider that the registry knows, unless the file has one of this name. Tells whether it was
+/// added.
+///
+/// # Errors
+///
+/// When the file is there and is no config, or cannot be written.
+pub fn add_provider(path: &Path, id: &str) -> io::Result<bool> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "{\n}\n".to_owned(),
+        Err(error) => return Err(error),
+    };
+    match with_provider(&text, id).map_err(io::Error::other)? {
+        Some(changed) => replace(path, &changed).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// The text with the provider; nothing if it is there already.
+fn with_provider(text: &str, id: &str) -> Result<Option<String>, serde_json::Error> {
+    let root: RawObject<'_> = serde_json::from_str(text)?;
+    let entry = format!("{}: {{}}", serde_json::to_string(id)?);
+    let Some(providers) = root.get("providers") else {
+        // Without the field there is `openai`, which should stay.
+        let also = if id == "openai" { "" } else { "\"openai\": {}, " };
+        let field = format!("\n  \"providers\": {{ {also}{entry} }}");
+        return Ok(Some(spliced(text, text, &field, root.0.is_empty())));
+    };
+    let known: RawObject<'_> = serde_json::from_str(providers.get())?;
+    if known.get(id).is_some() {
+        return Ok(None);
+    }
+    let entry = format!("\n    {entry}");
+    Ok(Some(spliced(text, providers.get(), &entry, known.0.is_empty())))
+}
+
+/// The text with a field added at the beginning of one of its objects.
+fn spliced(text: &str, object: &str, field: &str, is_empty: bool) -> String {
+    // Raw values are slices of the text they were read from.
+    let start = object.as_ptr() as usize - text.as_ptr() as usize;
+    let at = start + object.find('{').map_or(0, |brace| brace + 1);
+    let comma = if is_empty { "" } else { "," };
+    format!("{}{field}{comma}{}", &text[..at], &text[at..])
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(dir)?;
+    let mut file = tempfile::Builder::new().prefix(".config-").tempfile_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    if let Ok(meta) = fs::metadata(path) {
+        // A file of its own begins private, as one that may hold keys should.
+        file.as_file().set_permissions(fs::Permissions::from_mode(meta.permissions().mode()))?;
+    }
+    file.as_file().sync_data()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_is_added_and_every_other_byte_stays() {
+        let with = |text: &str| with_provider(text, "xai").unwrap();
+        let text = "{\n  \"port\": 1,\n  \"providers\": {\n    \"ollama\": {}\n  }\n}\n";
+        let expected =
+            "{\n  \"port\": 1,\n  \"providers\": {\n    \"xai\": {},\n    \"ollama\": {}\n  }\n}\n";
+        assert_eq!(with(text).as_deref(), Some(expected));
+        assert_eq!(with(expected), None, "it is there");
+        for text in ["{}", "{\"port\": 1}", "{\"providers\": {}}", "{\n}\n"] {
+            let changed = with(text).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&changed).unwrap();
+            assert_eq!(value["providers"]["xai"], serde_json::json!({}), "{changed}");
+            assert_eq!(value["providers"].get("openai").is_some(), !text.contains("providers"));
+        }
+        assert!(with_provider("[]", "xai").is_err());
+    }
+
+    #[test]
+    fn t50_a_new_file_is_private_and_an_old_one_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("home").join("config.json");
+        assert!(add_provider(&path, "kimi").unwrap());
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(add_provider(&path, "xai").unwrap());
+        assert!(!add_provider(&path, "xai").unwrap());
+        assert_eq!(mode(), 0o640);
+    }
+}
