@@ -12,6 +12,7 @@ use crate::{
 mod config;
 mod login;
 mod provider;
+mod provider_check;
 mod reload;
 mod serve;
 
@@ -114,6 +115,11 @@ enum ProviderCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Ask each provider of the config, or one, whether it takes its keys: valid, invalid or unknown.
+    Check {
+        /// The provider [default: all].
+        provider: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -155,6 +161,9 @@ pub fn run() -> ExitCode {
         Command::Logout(args) => login::logout(&args, &home),
         Command::Accounts { command } => login::accounts(command.as_ref(), &home),
         Command::Provider(ProviderCommand::List { json }) => provider::list(json, &home),
+        Command::Provider(ProviderCommand::Check { provider }) => {
+            provider_check::check(provider.as_deref(), &home)
+        }
         Command::Config(ConfigCommand::Check { file: Some(file) }) => config::check(&file, true),
         Command::Config(ConfigCommand::Check { file: None }) => {
             config::check(&home.config(), false)

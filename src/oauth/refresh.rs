@@ -143,8 +143,14 @@ impl Flight<'_> {
         };
         let intent = self.intent(&current, token.expose_secret(), why)?;
         let repeated = intent.repeated;
-        self.begin(&current, intent).await?;
         self.server.discover().await.map_err(RefreshError::later)?;
+        if let Err(error) = self.begin(&current, intent).await {
+            if why == Why::Due && current.tokens.is_alive(now_ms()) {
+                return Err(error);
+            }
+            // Without new tokens nothing goes on at all; should we die now, the login is lost.
+            tracing::error!(provider = current.provider, %error, "a refresh begins without a note of it");
+        }
         match self.server.renew(&token).await {
             Ok(grant) => {
                 let account = grant.renew(&current, now_ms(), self.server.skew());

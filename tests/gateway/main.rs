@@ -12,6 +12,7 @@ mod compaction;
 mod failures;
 mod forward;
 mod front_doors;
+mod keys;
 mod metamorphic;
 mod process;
 mod relay;

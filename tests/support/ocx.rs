@@ -19,20 +19,24 @@ pub struct Ocx {
 
 impl Ocx {
     pub fn serve(dir: &Path, config: &Value) -> Self {
+        Self::serve_by(dir, config, Command::new(env!("CARGO_BIN_EXE_ocx")))
+    }
+
+    /// The same, by a command that leads to the program.
+    pub fn serve_by(dir: &Path, config: &Value, mut command: Command) -> Self {
         let path = dir.join("config.json");
         fs::write(&path, config.to_string()).unwrap();
         let log = fs::File::create(dir.join("ocx.log")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ocx"))
-            .args(["serve", "--port", "0"])
-            .env("OPENCODEX_HOME", dir)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        command.args(["serve", "--port", "0"]).env("OPENCODEX_HOME", dir);
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut first = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
         let address = first.trim().rsplit("http://").next().unwrap().parse().unwrap();
         Self { child, address, config: path }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// A GET over a plain socket: body only.

@@ -106,7 +106,7 @@ pub enum DispatchError {
     #[error("every slot of the provider `{0}` is in use")]
     Saturated(String),
     /// The upstream asked for a pause.
-    #[error("the provider `{provider}` asked for a pause of {} more seconds", left.as_secs() + 1)]
+    #[error("the provider `{provider}` rests for {} more seconds: it asked for a pause, or refused every key", left.as_secs() + 1)]
     CoolingDown {
         /// The provider.
         provider: String,

@@ -36,6 +36,8 @@ use document::Reading;
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// How often it looks.
 const LOCK_EVERY: Duration = Duration::from_millis(5);
+/// How the names of files begin that are being written.
+const TEMPORARY: &str = ".auth-";
 /// The largest file we read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -185,6 +187,16 @@ impl Vault {
         write_new(&copy, &bytes).map_err(|error| io_error(&copy, error))
     }
 
+    /// Takes away what writers left that died. Only who holds the lock writes, so nobody needs them.
+    fn sweep(&self) {
+        for file in fs::read_dir(&self.home).into_iter().flatten().flatten() {
+            if file.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                // What cannot be removed now is tried again with the next change.
+                let _ = fs::remove_file(file.path());
+            }
+        }
+    }
+
     /// Old or new, never a half: a file of its own, synced, renamed over the old one.
     fn replace(&self, text: &str, keep_former: bool) -> Result<(), VaultError> {
         let path = self.path();
@@ -192,6 +204,7 @@ impl Vault {
             let path = path.to_owned();
             move |error| VaultError::Io { path, error }
         };
+        self.sweep();
         if keep_former && let Some(former) = read_private(&path)? {
             let backup = self.backup();
             self.put(&backup, former.as_bytes()).map_err(at(&backup))?;
@@ -201,7 +214,7 @@ impl Vault {
 
     fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         // 0600 from its birth.
-        let mut file = tempfile::Builder::new().prefix(".auth-").tempfile_in(&self.home)?;
+        let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.home)?;
         file.write_all(bytes)?;
         file.as_file().sync_data()?;
         match file.persist(path) {

@@ -1,0 +1,191 @@
+//! `ocx provider check`: whether a provider takes the keys that the config has for it.
+//!
+//! The third answer is an honest one: a server that cannot be reached, or whose model list is open to
+//! everybody, says nothing about a key.
+
+use std::{fmt, process::ExitCode, time::Duration};
+
+use super::say;
+use crate::{
+    adapters::{Adapter, Target, WireRequest, adapter},
+    callers::Protocol,
+    config::{self, Home, Loaded, ProviderSpec, process_env},
+    credentials::{Credential, Vault},
+    registry::{self, AdapterKind, AuthMode},
+    upstream::Upstream,
+};
+
+/// How long a provider may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(8);
+
+/// What a provider says of a key.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Valid,
+    Invalid(u16),
+    Unknown(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Valid => f.write_str("valid"),
+            Self::Invalid(status) => write!(f, "invalid: it answers {status}"),
+            Self::Unknown(reason) => write!(f, "unknown: {reason}"),
+        }
+    }
+}
+
+/// Runs the command.
+pub(super) fn check(provider: Option<&str>, home: &Home) -> ExitCode {
+    let loaded = match config::check_file(&home.config(), &process_env) {
+        Ok(loaded) => loaded.unwrap_or_else(|| Loaded::defaults(&process_env)),
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let wanted = |spec: &&std::sync::Arc<ProviderSpec>| {
+        provider.map_or(!spec.disabled, |wanted| spec.id.as_str() == wanted)
+    };
+    let chosen: Vec<_> = loaded.config.providers.values().filter(wanted).collect();
+    if let (Some(provider), true) = (provider, chosen.is_empty()) {
+        eprintln!("ocx: no provider `{provider}` is in the config");
+        return ExitCode::FAILURE;
+    }
+    let any_invalid = actix_web::rt::System::new().block_on(async {
+        let mut any_invalid = false;
+        for spec in chosen {
+            for (name, credential) in credentials(spec, home) {
+                let verdict = match credential {
+                    Ok(credential) => ask(spec, &credential).await,
+                    Err(reason) => Verdict::Unknown(reason),
+                };
+                any_invalid |= matches!(verdict, Verdict::Invalid(_));
+                say(format_args!("{:<24} {name:<12} {verdict}", spec.id.as_str()));
+            }
+        }
+        any_invalid
+    });
+    if any_invalid { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Everything that the provider may be asked with, by a name for people.
+fn credentials(spec: &ProviderSpec, home: &Home) -> Vec<(String, Result<Credential, String>)> {
+    match spec.auth {
+        AuthMode::Forward => {
+            vec![("login".into(), Err("callers bring their own ChatGPT login".to_owned()))]
+        }
+        AuthMode::OAuth => {
+            let provider = spec.id.as_str();
+            let opened = Vault::new(home.path()).open();
+            let account = opened.map(|opened| opened.store.accounts(provider).usable().cloned());
+            vec![(
+                "account".into(),
+                match account {
+                    Ok(Some(account)) => Ok(Credential::Account {
+                        access: account.tokens.access,
+                        generation: account.generation,
+                    }),
+                    Ok(None) => Err(format!("nobody is logged in; `ocx login {provider}`")),
+                    Err(error) => Err(error.to_string()),
+                },
+            )]
+        }
+        AuthMode::Key | AuthMode::Local if spec.keys.is_empty() => {
+            vec![("no key".into(), Ok(Credential::None))]
+        }
+        AuthMode::Key | AuthMode::Local => {
+            let keys = spec.keys.iter().enumerate();
+            keys.map(|(n, key)| {
+                let resolved = key.resolve(&process_env).map(Credential::Key);
+                let unset = || match key.unset(&process_env) {
+                    Some(name) => format!("the variable {name} is not set"),
+                    None => "it is empty".to_owned(),
+                };
+                (format!("key {}", n + 1), resolved.ok_or_else(unset))
+            })
+            .collect()
+        }
+    }
+}
+
+async fn ask(spec: &ProviderSpec, credential: &Credential) -> Verdict {
+    if let Some(lacks) = spec.lacks(&process_env) {
+        return Verdict::Unknown(lacks);
+    }
+    if registry::find(spec.id.as_str()).is_some_and(|entry| entry.list_proves_nothing) {
+        return Verdict::Unknown("its model list is open to everybody".to_owned());
+    }
+    let target = Target {
+        model: spec
+            .default_model
+            .as_deref()
+            .or(spec.models.first().map(String::as_str))
+            .unwrap_or(""),
+        base_url: &spec.base_url,
+        quirks: &spec.quirks,
+        headers: &spec.headers,
+        credential,
+        sealer: None,
+    };
+    let adapter = adapter(spec.adapter);
+    let listed = match adapter.list_models(&target) {
+        Some(request) => send(spec, request).await,
+        None => Verdict::Unknown("it has no model list".to_owned()),
+    };
+    match listed {
+        // Many that speak Anthropic's protocol list nothing.
+        Verdict::Unknown(_)
+            if spec.adapter == AdapterKind::Anthropic && !target.model.is_empty() =>
+        {
+            match smallest_call(adapter, &target) {
+                Some(request) => send(spec, request).await,
+                None => listed,
+            }
+        }
+        listed => listed,
+    }
+}
+
+/// A call of one token.
+fn smallest_call(adapter: &dyn Adapter, target: &Target<'_>) -> Option<WireRequest> {
+    let body = serde_json::json!({"model": target.model, "max_tokens": 1,
+        "messages": [{"role": "user", "content": "Hi"}]});
+    let call = Protocol::Messages.parse(body.to_string().into()).ok()?;
+    adapter.encode(&call.prompt, target).ok().map(|encoded| encoded.request)
+}
+
+async fn send(spec: &ProviderSpec, request: WireRequest) -> Verdict {
+    let answer = Upstream::new(TIMEOUT).open(request, TIMEOUT).await;
+    verdict(spec.adapter, answer.map(|response| response.head.status).map_err(|e| e.to_string()))
+}
+
+fn verdict(kind: AdapterKind, status: Result<u16, String>) -> Verdict {
+    match status {
+        Ok(200..=299) => Verdict::Valid,
+        Ok(status @ (401 | 403)) => Verdict::Invalid(status),
+        // Google says that an argument, the key, is not valid.
+        Ok(400) if kind == AdapterKind::Google => Verdict::Invalid(400),
+        Ok(status) => Verdict::Unknown(format!("it answers {status}")),
+        Err(reason) => Verdict::Unknown(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_clear_answer_is_one() {
+        let of = |kind, status| verdict(kind, Ok(status));
+        assert_eq!(of(AdapterKind::OpenAiChat, 200), Verdict::Valid);
+        assert_eq!(of(AdapterKind::OpenAiChat, 401), Verdict::Invalid(401));
+        assert_eq!(of(AdapterKind::Google, 400), Verdict::Invalid(400));
+        for status in [400, 404, 429, 500] {
+            assert!(matches!(of(AdapterKind::OpenAiChat, status), Verdict::Unknown(_)), "{status}");
+        }
+        let unreachable = verdict(AdapterKind::Anthropic, Err("no route".into()));
+        assert_eq!(unreachable.to_string(), "unknown: no route");
+    }
+}

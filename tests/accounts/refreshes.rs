@@ -1,0 +1,127 @@
+//! Renewing tokens: ahead of time, once for all who wait, once for all processes.
+
+use std::{
+    sync::{Arc, Barrier, atomic::Ordering::SeqCst},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{
+    Model, account, alone, ask, authority::Authority, config, home, support::ocx::Ocx, together,
+    write_account,
+};
+
+#[test]
+fn a_token_is_renewed_ahead_of_its_end_without_a_request() {
+    let _machine = together();
+    let (authority, model, home) = (Authority::start(), Model::start(), home("ahead"));
+    // Lives four seconds; half of it is left when it is renewed.
+    authority.set(json!({"expires_in": 4}));
+    write_account(&home, &authority, "ann", 1);
+    let gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
+    let started = Instant::now();
+    while account(&home)["credential"]["generation"].as_u64() < Some(4) {
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", account(&home));
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(started.elapsed() > Duration::from_secs(2), "not in the token's youth");
+    assert_eq!(model.upstream.asked().len(), 0);
+    assert_eq!(ask(gateway.address).0, 200);
+    let seen = authority.seen();
+    assert_eq!(seen["replays"], 0);
+    assert!(gateway.metric("ocx_credential_refresh_total{provider=\"acme\",result=\"ok\"}") >= 3.0);
+}
+
+#[test]
+fn a_hundred_requests_on_a_token_that_ended_make_one_refresh() {
+    let _machine = alone();
+    let (authority, model, home) = (Authority::start(), Model::start(), home("hundred"));
+    authority.set(json!({"delay": 0.3}));
+    write_account(&home, &authority, "ann", -60);
+    let gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
+    model.required.store(2, SeqCst);
+    let statuses = in_parallel(100, |_| ask(gateway.address).0);
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    let seen = authority.seen();
+    assert_eq!((&seen["exchanges"], &seen["replays"]), (&json!(1), &json!(0)));
+    assert_eq!(model.upstream.asked().len(), 100, "nothing was sent with the old token");
+}
+
+#[test]
+fn a_refused_token_is_renewed_once_and_the_call_goes_on() {
+    let _machine = together();
+    let (authority, model, home) = (Authority::start(), Model::start(), home("refused"));
+    write_account(&home, &authority, "ann", 3600);
+    let gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
+    assert_eq!(ask(gateway.address).0, 200);
+    model.required.store(2, SeqCst);
+    let statuses = in_parallel(20, |_| ask(gateway.address).0);
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    assert_eq!(authority.seen()["exchanges"], 1);
+    // A provider that refuses whatever comes is not asked for ever.
+    model.required.store(1000, SeqCst);
+    let before = model.upstream.asked().len();
+    let (status, answer) = ask(gateway.address);
+    assert_eq!(status, 400, "what cannot succeed is not repeated: {answer}");
+    assert_eq!(model.upstream.asked().len() - before, 2);
+    assert_eq!(authority.seen()["exchanges"], 2);
+}
+
+/// F-43. Each round the upstream demands newer tokens: whoever comes first renews, in whichever process,
+/// and nobody uses a refresh token twice.
+#[test]
+fn f43_two_processes_with_fifty_tasks_each_renew_once_per_generation() {
+    let _machine = alone();
+    let rounds = 200;
+    let (authority, model, home) = (Authority::start(), Model::start(), home("two"));
+    write_account(&home, &authority, "ann", 3600);
+    let config = config(&authority, &model.upstream.base_url());
+    let gateways = [Ocx::serve(&home, &config), Ocx::serve(&home, &config)];
+    let (barrier, required) = (Barrier::new(100), Arc::clone(&model.required));
+    let failed: u32 = in_parallel(100, |task| {
+        let mut failed = 0;
+        for round in 1..=rounds {
+            if barrier.wait().is_leader() {
+                required.store(round + 1, SeqCst);
+            }
+            barrier.wait();
+            let (status, answer) = ask(gateways[task % 2].address);
+            if status != 200 {
+                eprintln!("round {round}: {answer}");
+                failed += 1;
+            }
+        }
+        failed
+    })
+    .into_iter()
+    .sum();
+    let seen = authority.seen();
+    assert_eq!(failed, 0, "{seen}");
+    assert_eq!((&seen["exchanges"], &seen["replays"]), (&json!(rounds), &json!(0)), "{seen}");
+    assert_eq!(account(&home)["credential"]["generation"], rounds + 1);
+    let adopted: f64 = gateways
+        .iter()
+        .map(|gateway| {
+            gateway.metric("ocx_credential_refresh_total{provider=\"acme\",result=\"adopted\"}")
+        })
+        .sum();
+    println!("{} exchanges, {adopted} adopted", seen["exchanges"]);
+    assert!(adopted > 0.0, "both processes took part");
+}
+
+fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let handles: Vec<_> = (0..count)
+            .map(|task| {
+                let work = &work;
+                thread::Builder::new()
+                    .stack_size(256 << 10)
+                    .spawn_scoped(scope, move || work(task))
+                    .unwrap()
+            })
+            .collect();
+        handles.into_iter().map(|handle| handle.join().unwrap()).collect()
+    })
+}
