@@ -287,9 +287,9 @@ impl GatewayError {
                 }
                 UpstreamError::Timeout(_) => ErrorClass::UpstreamTimeout,
                 UpstreamError::Cut | UpstreamError::Broken(_) => ErrorClass::UpstreamTruncated,
-                UpstreamError::Redirected(_) | UpstreamError::Unsendable(_) => {
-                    ErrorClass::InvalidRequest
-                }
+                UpstreamError::Redirected(_)
+                | UpstreamError::Unsendable(_)
+                | UpstreamError::Denied(_) => ErrorClass::InvalidRequest,
                 _ => ErrorClass::UpstreamFailed,
             },
             Self::Decode { error, .. } => match error {

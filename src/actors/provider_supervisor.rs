@@ -23,6 +23,7 @@ use crate::{
     credentials::Vault,
     model::ProviderId,
     telemetry::Metrics,
+    upstream::Network,
 };
 
 /// How long a provider has to come up.
@@ -43,6 +44,8 @@ pub struct Start {
     pub backoff: Backoff,
     /// Where logins are kept.
     pub vault: Vault,
+    /// For what provider actors ask themselves.
+    pub network: Network,
 }
 
 /// The actor. Its state is the published snapshot, which outlives it.
@@ -52,6 +55,7 @@ pub struct ProviderSupervisor {
     metrics: Arc<Metrics>,
     backoff: Backoff,
     vault: Vault,
+    network: Network,
     former: Vec<Weak<Snapshot>>,
     /// Providers that left the config, with the last generation that had them: its streams may
     /// still count something.
@@ -120,6 +124,7 @@ impl ProviderSupervisor {
             metrics: Arc::clone(&start.metrics),
             backoff: start.backoff,
             vault: start.vault.clone(),
+            network: start.network.clone(),
             former: Vec::new(),
             removed: Vec::new(),
         }
@@ -195,6 +200,7 @@ impl Handler<ApplyConfig> for ProviderSupervisor {
             metrics: Arc::clone(&self.metrics),
             backoff: self.backoff,
             vault: self.vault.clone(),
+            network: self.network.clone(),
         };
         let (wanted, basis) = (Arc::clone(&config), Arc::clone(&running));
         let prepared = async move { prepare(&wanted, &running.providers, &means).await };
@@ -218,6 +224,7 @@ fn fixed_fields(running: &Config, wanted: &Config) -> Vec<&'static str> {
         ("port", from.port != to.port),
         ("workers", from.workers != to.workers),
         ("watch", running.watch != wanted.watch),
+        ("caFile", running.ca_file != wanted.ca_file),
         ("connectTimeoutMs", running.limits.timeouts.connect != wanted.limits.timeouts.connect),
         ("shutdownTimeoutMs", running.limits.shutdown != wanted.limits.shutdown),
     ];
@@ -230,6 +237,7 @@ struct Means {
     metrics: Arc<Metrics>,
     backoff: Backoff,
     vault: Vault,
+    network: Network,
 }
 
 impl Means {
@@ -239,6 +247,7 @@ impl Means {
             metrics: Arc::clone(&start.metrics),
             backoff: start.backoff,
             vault: start.vault.clone(),
+            network: start.network.clone(),
         }
     }
 }
@@ -276,14 +285,14 @@ async fn prepare(
 }
 
 fn start(spec: &Arc<ProviderSpec>, config: &Config, means: &Means) -> ProviderHandle {
-    let Means { arbiter, metrics, backoff, vault } = means;
+    let Means { arbiter, metrics, backoff, vault, network } = means;
     let seed = Seed {
         spec: Arc::clone(spec),
         slots: Arc::new(Semaphore::new(spec.max_concurrency)),
         retirement: Arc::new(Retirement::default()),
         metrics: Arc::clone(metrics),
         model_ttl: config.limits.model_cache_ttl,
-        connect_timeout: config.limits.timeouts.connect,
+        network: network.clone(),
         vault: vault.clone(),
     };
     let (seed, id, counted) = (Arc::new(seed), spec.id.clone(), Arc::clone(metrics));

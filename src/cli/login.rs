@@ -9,20 +9,18 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{AccountsCommand, LoginArgs, LogoutArgs, say};
+use super::{AccountsCommand, LoginArgs, LogoutArgs, network, say};
 use crate::{
     config::{self, Home, Loaded, ProviderSpec, process_env},
     credentials::{Account, Repair, Vault, now_ms},
     http::{Callback, bind_callback},
-    oauth::{Authorization, Code, Grant, Refusal, Server, Why, refresh},
+    oauth::{Authorization, Code, Grant, Refusal, Server, Why, login_reach, refresh},
     registry::{self, AuthMode, Login},
-    upstream::Upstream,
+    upstream::{Network, Upstream},
 };
 
 /// How long a person has to log in.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// To reach an authorisation server.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Lines of input that wait to be read.
 const LINES: usize = 4;
 
@@ -43,10 +41,10 @@ fn finish(result: Result<(), String>) -> ExitCode {
 
 async fn log_in(args: &LoginArgs, home: &Home) -> Result<(), String> {
     let (provider, vault) = (args.provider.as_str(), Vault::new(home.path()));
-    let spec = configured(provider, home)?;
+    let (spec, network) = configured(provider, home)?;
     let login = login_of(provider, spec.as_deref())?;
     explain(provider, &vault);
-    let mut server = Server::new(login, Upstream::new(CONNECT));
+    let mut server = server(login, spec.as_deref(), &network);
     server.discover().await.map_err(|error| error.to_string())?;
     let flow = async {
         if server.uses_device() {
@@ -84,11 +82,17 @@ async fn log_in(args: &LoginArgs, home: &Home) -> Result<(), String> {
 }
 
 /// The provider as the config has it.
-fn configured(provider: &str, home: &Home) -> Result<Option<Arc<ProviderSpec>>, String> {
+fn configured(provider: &str, home: &Home) -> Result<(Option<Arc<ProviderSpec>>, Network), String> {
     let loaded = config::check_file(&home.config(), &process_env);
     let loaded = loaded.map_err(|problems| problems.to_string())?;
     let config = loaded.unwrap_or_else(|| Loaded::defaults(&process_env)).config;
-    Ok(config.providers.get(provider).cloned())
+    Ok((config.providers.get(provider).cloned(), network(&config)?))
+}
+
+fn server(login: Login, spec: Option<&ProviderSpec>, network: &Network) -> Server {
+    let reach = spec.map(|spec| spec.reach.clone()).unwrap_or_default();
+    let reach = login_reach(&login, &reach);
+    Server::new(login, Upstream::new(network).via(&reach))
 }
 
 fn login_of(provider: &str, spec: Option<&ProviderSpec>) -> Result<Login, String> {
@@ -292,12 +296,12 @@ fn activate(vault: &Vault, provider: &str, account: &str) -> Result<(), String> 
 
 /// Renews the tokens of the account in use.
 async fn renew(vault: &Vault, provider: &str, home: &Home) -> Result<(), String> {
-    let spec = configured(provider, home)?;
+    let (spec, network) = configured(provider, home)?;
     let login = login_of(provider, spec.as_deref())?;
     let opened = vault.open().map_err(|error| error.to_string())?;
     let accounts = opened.store.accounts(provider);
     let account = accounts.usable().ok_or_else(|| format!("`ocx login {provider}` first"))?;
-    let mut server = Server::new(login, Upstream::new(CONNECT));
+    let mut server = server(login, spec.as_deref(), &network);
     let renewed = refresh(vault, &mut server, account, Why::Rejected).await;
     let renewed = renewed.map_err(|error| error.to_string())?;
     if let Some(pending) = renewed.pending {

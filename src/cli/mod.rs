@@ -5,8 +5,9 @@ use std::{io::Write as _, net::IpAddr, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Home, parse_host},
+    config::{Config, Home, parse_host},
     telemetry::logging::LogFormat,
+    upstream::Network,
 };
 
 mod config;
@@ -145,6 +146,13 @@ struct ReloadArgs {
 
 fn host(text: &str) -> Result<IpAddr, String> {
     parse_host(text).ok_or_else(|| "write an IP address, or localhost".to_owned())
+}
+
+/// Settings of connections, as the config has them.
+fn network(config: &Config) -> Result<Network, String> {
+    let connect = config.limits.timeouts.connect;
+    Network::trusting(connect, config.ca_file.as_deref())
+        .map_err(|error| format!("caFile: {error}"))
 }
 
 /// Prints a line. A reader that has gone (`ocx … | head -1`) is no reason to fall over.

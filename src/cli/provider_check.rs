@@ -5,7 +5,7 @@
 
 use std::{fmt, process::ExitCode, time::Duration};
 
-use super::say;
+use super::{network, say};
 use crate::{
     adapters::{Adapter, Target, WireRequest, adapter},
     callers::Protocol,
@@ -53,12 +53,20 @@ pub(super) fn check(provider: Option<&str>, home: &Home) -> ExitCode {
         eprintln!("ocx: no provider `{provider}` is in the config");
         return ExitCode::FAILURE;
     }
+    let network = match network(&loaded.config) {
+        Ok(network) => network,
+        Err(message) => {
+            eprintln!("ocx: {message}");
+            return ExitCode::FAILURE;
+        }
+    };
     let any_invalid = actix_web::rt::System::new().block_on(async {
         let mut any_invalid = false;
         for spec in chosen {
+            let upstream = Upstream::new(&network).via(&spec.reach);
             for (name, credential) in credentials(spec, home) {
                 let verdict = match credential {
-                    Ok(credential) => ask(spec, &credential).await,
+                    Ok(credential) => ask(spec, &credential, &upstream).await,
                     Err(reason) => Verdict::Unknown(reason),
                 };
                 any_invalid |= matches!(verdict, Verdict::Invalid(_));
@@ -110,7 +118,7 @@ fn credentials(spec: &ProviderSpec, home: &Home) -> Vec<(String, Result<Credenti
     }
 }
 
-async fn ask(spec: &ProviderSpec, credential: &Credential) -> Verdict {
+async fn ask(spec: &ProviderSpec, credential: &Credential, upstream: &Upstream) -> Verdict {
     if let Some(lacks) = spec.lacks(&process_env) {
         return Verdict::Unknown(lacks);
     }
@@ -131,7 +139,7 @@ async fn ask(spec: &ProviderSpec, credential: &Credential) -> Verdict {
     };
     let adapter = adapter(spec.adapter);
     let listed = match adapter.list_models(&target) {
-        Some(request) => send(spec, request).await,
+        Some(request) => send(spec, request, upstream).await,
         None => Verdict::Unknown("it has no model list".to_owned()),
     };
     match listed {
@@ -140,7 +148,7 @@ async fn ask(spec: &ProviderSpec, credential: &Credential) -> Verdict {
             if spec.adapter == AdapterKind::Anthropic && !target.model.is_empty() =>
         {
             match smallest_call(adapter, &target) {
-                Some(request) => send(spec, request).await,
+                Some(request) => send(spec, request, upstream).await,
                 None => listed,
             }
         }
@@ -156,8 +164,8 @@ fn smallest_call(adapter: &dyn Adapter, target: &Target<'_>) -> Option<WireReque
     adapter.encode(&call.prompt, target).ok().map(|encoded| encoded.request)
 }
 
-async fn send(spec: &ProviderSpec, request: WireRequest) -> Verdict {
-    let answer = Upstream::new(TIMEOUT).open(request, TIMEOUT).await;
+async fn send(spec: &ProviderSpec, request: WireRequest, upstream: &Upstream) -> Verdict {
+    let answer = upstream.open(request, TIMEOUT).await;
     verdict(spec.adapter, answer.map(|response| response.head.status).map_err(|e| e.to_string()))
 }
 

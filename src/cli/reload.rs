@@ -14,9 +14,12 @@ use serde_json::Value;
 use super::{ReloadArgs, say};
 use crate::{
     adapters::{HeaderText, Method, WireRequest},
-    config::{self, ConfigProblem, DEFAULT_PORT, DataKey, Home, KeySource, process_env},
+    config::{
+        self, ConfigProblem, DEFAULT_PORT, DataKey, Home, KeySource, ProxyChoice, Reach,
+        process_env,
+    },
     http::{CHALLENGE, proof},
-    upstream::Upstream,
+    upstream::{Network, Upstream},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -42,7 +45,7 @@ async fn reload(args: &ReloadArgs, path: &Path, home: &Home) -> Result<Value, St
     let port = args.port.or(file.as_ref().and_then(|file| file.port)).unwrap_or(DEFAULT_PORT);
     let token = token(file.as_ref(), home)?;
     let base = format!("http://{}", SocketAddr::new(host(file.as_ref()), port));
-    let client = Upstream::new(TIMEOUT);
+    let client = Upstream::new(&Network::new(TIMEOUT)).via(&local());
     verify(&client, &base, port, &token).await?;
 
     let mut request = WireRequest::post(format!("{base}/api/config/reload"), Vec::new());
@@ -50,6 +53,11 @@ async fn reload(args: &ReloadArgs, path: &Path, home: &Home) -> Result<Value, St
     request.set("authorization", HeaderText::Secret(bearer.into()));
     let body = ask(&client, request).await?;
     serde_json::from_slice(&body).map_err(|_| "the answer is no JSON".to_owned())
+}
+
+/// A gateway of this machine, or of its network.
+fn local() -> Reach {
+    Reach { proxy: ProxyChoice::Direct, private: true }
 }
 
 /// Where a gateway with this config can be reached from here.

@@ -12,7 +12,7 @@ use actix::{Addr, Arbiter};
 use actix_rt::time::sleep;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{EXIT_CONFIG, Serve, say};
+use super::{EXIT_CONFIG, Serve, network, say};
 use crate::{
     actors::{
         Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
@@ -173,8 +173,10 @@ impl Program {
     pub async fn start(self) -> Result<Running, String> {
         let metrics = Arc::new(Metrics::new());
         let config = Arc::new(self.loaded.config);
+        let network = network(&config)?;
         let start = Start {
             config: Arc::clone(&config),
+            network: network.clone(),
             arbiter: Arbiter::new().handle(),
             metrics: Arc::clone(&metrics),
             backoff: Backoff::default(),
@@ -190,6 +192,7 @@ impl Program {
             lifecycle: Arc::new(Lifecycle::default()),
             admin: self.admin,
             capsules: self.capsules,
+            network,
             watcher: Some(watcher.clone()),
             started: Instant::now(),
             address: self.listener.local_addr().map_err(|error| error.to_string())?,

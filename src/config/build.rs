@@ -9,7 +9,8 @@ use url::{Host, Url};
 
 use super::{
     Access, Config, ConfigFile, DataKey, Env, KeySource, Limits, Listen, ProviderFile,
-    ProviderSpec, SecretText, Timeouts,
+    ProviderSpec, ProxyChoice, Reach, SecretText, Timeouts,
+    reach::is_local,
     spec::{DEFAULT_CONCURRENCY, parse_host},
 };
 use crate::{
@@ -52,6 +53,7 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
         providers,
         disabled_models: file.disabled_models.iter().flatten().cloned().collect(),
         websockets: file.websockets.unwrap_or(false),
+        ca_file: file.ca_file.clone(),
         watch: file.watch.unwrap_or_default(),
     };
     let models: usize = config.providers.values().map(|provider| provider.models.len()).sum();
@@ -302,8 +304,10 @@ fn provider_spec(
         None => file.quirks.clone(),
     };
     let models = file.models.clone().or(entry.map(|entry| entry.models.clone()));
+    let reach = reach(file, auth, pointer, env, findings);
     let spec = ProviderSpec {
         id: id.into(),
+        reach: base_url.as_deref().map_or(reach.clone(), |base_url| reach.to(base_url)),
         adapter: adapter?,
         base_url: base_url?,
         auth,
@@ -372,6 +376,35 @@ fn keys(file: &ProviderFile, entry: Option<&ProviderEntry>, auth: AuthMode) -> V
         Some(name) if !wrote_any => vec![KeySource::Env(name)],
         _ => keys,
     }
+}
+
+/// The way to the provider's hosts.
+fn reach(
+    file: &ProviderFile,
+    auth: AuthMode,
+    pointer: &str,
+    env: &Env<'_>,
+    findings: &mut Findings,
+) -> Reach {
+    let private = auth == AuthMode::Local || file.allow_private_network == Some(true);
+    let Some(text) = &file.proxy else {
+        return Reach { proxy: ProxyChoice::default(), private };
+    };
+    let at = format!("{pointer}/proxy");
+    let source = text.source();
+    if let Some(name) = source.unset(env) {
+        findings.problem(at.clone(), format!("the variable {name} is not set"));
+    }
+    let written = source.resolve(env).map(|text| text.expose_secret().to_owned());
+    let proxy = match written.as_deref().map(ProxyChoice::parse) {
+        Some(Ok(proxy)) => proxy,
+        Some(Err(reason)) => {
+            findings.problem(at, reason);
+            ProxyChoice::Direct
+        }
+        None => ProxyChoice::Direct,
+    };
+    Reach { proxy, private }
 }
 
 /// How accounts log in; what the user writes wins over what the registry knows.
@@ -476,23 +509,6 @@ fn base_url(
         return None;
     }
     Some(text.to_owned())
-}
-
-/// Loopback, private and link-local addresses, and names that only a local resolver knows.
-fn is_local(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        Some(Host::Ipv6(ip)) => {
-            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
-        }
-        Some(Host::Domain(name)) => {
-            !name.contains('.')
-                || [".local", ".lan", ".internal", ".localhost", ".home.arpa"]
-                    .iter()
-                    .any(|suffix| name.ends_with(suffix))
-        }
-        None => false,
-    }
 }
 
 /// The only origin that gets callers' ChatGPT logins unless the config names another.

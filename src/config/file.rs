@@ -1,5 +1,7 @@
 //! `config.json` as it is written: camelCase, every field optional, unknown fields kept.
 
+use std::path::PathBuf;
+
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -94,6 +96,10 @@ pub struct ConfigFile {
     /// Codex goes on over HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub websockets: Option<bool>,
+    /// A PEM file of certificates to trust besides those of the machine, as companies have them. Takes
+    /// effect at the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     /// `auto` (default) watches the config file and looks at it every two seconds besides; `poll`
     /// only looks. Takes effect at the next start.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,6 +170,14 @@ pub struct ProviderFile {
     /// `https://chatgpt.com`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forward_origin: Option<String>,
+    /// Reach it through a proxy: `http://`, `socks5://` or `socks5h://`, `${VAR}` allowed; `direct` for
+    /// none. Default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<SecretText>,
+    /// Its name may resolve to an address of a private network or of this machine. Default: only if
+    /// `baseUrl` names such an address itself, or `authMode` is `local`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_private_network: Option<bool>,
     /// Allow `http://` to a host that is not local; the key is then readable on the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_insecure_http: Option<bool>,

@@ -6,6 +6,7 @@ mod file;
 mod load;
 mod locate;
 mod paths;
+mod reach;
 mod save;
 mod secret;
 mod spec;
@@ -13,6 +14,7 @@ mod spec;
 pub use file::{ConfigFile, ProviderFile, WatchMode};
 pub use load::{ConfigProblem, ConfigProblems, Loaded, MAX_FILE, check, check_file, schema};
 pub use paths::Home;
+pub use reach::{ProxyChoice, Reach, is_loopback};
 pub use save::add_provider;
 pub use secret::{Env, KeySource, SecretText, process_env};
 pub use spec::{

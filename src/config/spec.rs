@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -10,7 +11,7 @@ use std::{
 use indexmap::IndexMap;
 use sha2::{Digest as _, Sha256};
 
-use super::{Env, KeySource, WatchMode};
+use super::{Env, KeySource, Reach, WatchMode};
 use crate::{
     model::ProviderId,
     registry::{AdapterKind, AuthMode, Login, Quirks},
@@ -36,6 +37,8 @@ pub struct Config {
     pub disabled_models: HashSet<String>,
     /// Whether the Responses API is served over WebSocket too.
     pub websockets: bool,
+    /// A file of certificates to trust besides the usual ones. Cannot change while we run.
+    pub ca_file: Option<PathBuf>,
     /// How changes of the file are noticed. Cannot change while we run.
     pub watch: WatchMode,
 }
@@ -182,6 +185,8 @@ pub struct ProviderSpec {
     pub auth: AuthMode,
     /// Where its keys are; they take turns.
     pub keys: Vec<KeySource>,
+    /// The way to its host.
+    pub reach: Reach,
     /// How its accounts log in.
     pub login: Option<Login>,
     /// Its model when a caller names none of its providers.

@@ -57,7 +57,7 @@ pub async fn open(
     let started = Instant::now();
     let provider = lease.spec.id.as_str();
     let head_timeout = if expect.stream { timeouts.head } else { timeouts.whole };
-    let opened = upstream.open(request, head_timeout).await;
+    let opened = upstream.via(&lease.spec.reach).open(request, head_timeout).await;
     let result = match &opened {
         Ok(response) => status_label(response.head.status),
         Err(error) => error.label(),
@@ -118,6 +118,7 @@ pub async fn fetch(
 ) -> Result<Vec<u8>, GatewayError> {
     let fail = |error| failed(lease, error);
     let exchange = async {
+        let upstream = upstream.via(&lease.spec.reach);
         let mut response = upstream.open(request, timeout).await.map_err(fail)?;
         if !response.head.is_success() {
             let body = response.body.read_error().await;

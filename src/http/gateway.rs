@@ -23,7 +23,7 @@ use crate::{
     credentials::{CallerAuth, CapsuleKey, bearer_token},
     telemetry::Metrics,
     turn::Turn,
-    upstream::Upstream,
+    upstream::{Network, Upstream},
 };
 
 /// Shared by all workers.
@@ -38,6 +38,8 @@ pub struct Shared {
     pub admin: DataKey,
     /// Seals what upstreams want back.
     pub capsules: CapsuleKey,
+    /// Settings of every connection to an upstream.
+    pub network: Network,
     /// For reloads; there is none when no file is watched.
     pub watcher: Option<Addr<ConfigWatcher>>,
     /// When we began.

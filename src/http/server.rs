@@ -50,9 +50,9 @@ pub fn serve(
     shutdown: Duration,
 ) -> io::Result<Listening> {
     let address = listener.local_addr()?;
-    let connect = shared.cell.load().config.limits.timeouts.connect;
+    let network = shared.network.clone();
     let server = HttpServer::new(move || {
-        let gateway = Gateway { shared: Arc::clone(&shared), upstream: Upstream::new(connect) };
+        let gateway = Gateway { shared: Arc::clone(&shared), upstream: Upstream::new(&network) };
         App::new().app_data(Data::new(gateway)).configure(routes::configure)
     })
     .workers(workers)

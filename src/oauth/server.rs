@@ -18,7 +18,7 @@ use super::{
     grant::{Extra, Grant, TokenResponse},
     http::{Http, TransportError},
 };
-use crate::{adapters::WireRequest, registry::Login, upstream::Upstream};
+use crate::{adapters::WireRequest, config::Reach, registry::Login, upstream::Upstream};
 
 type OAuthClient = Client<
     BasicErrorResponse,
@@ -75,6 +75,14 @@ impl DeviceLogin {
     pub fn user_code(&self) -> &str {
         self.details.user_code().secret()
     }
+}
+
+/// The way to an authorisation server: as to the provider, but for addresses that the login names
+/// itself.
+pub fn login_reach(login: &Login, provider: &Reach) -> Reach {
+    let proxy = provider.proxy.clone();
+    let private = login.endpoints().any(|(_, url)| Reach::default().to(url).private);
+    Reach { proxy, private }
 }
 
 impl Server {

@@ -3,6 +3,8 @@
 
 use awc::error::{ConnectError, SendRequestError};
 
+use super::policy::Denied;
+
 /// Which wait was too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -25,6 +27,9 @@ pub enum UpstreamError {
     /// The certificate is not trusted, or TLS failed in another way.
     #[error("the TLS connection to the upstream failed: {0}")]
     Tls(String),
+    /// The address may not be dialled.
+    #[error("{0}")]
+    Denied(String),
     /// The connection closed before the head of an answer.
     #[error("the upstream closed the connection without an answer")]
     Closed,
@@ -77,6 +82,7 @@ impl UpstreamError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "connect",
+            Self::Denied(_) => "denied",
             Self::Tls(_) => "tls",
             Self::Closed | Self::Broken(_) | Self::Cut => "closed",
             Self::Timeout(_) => "timeout",
@@ -103,14 +109,30 @@ impl From<SendRequestError> for UpstreamError {
     }
 }
 
+fn io(error: &std::io::Error) -> UpstreamError {
+    let Some(inner) = error.get_ref() else {
+        return UpstreamError::Unreachable(error.to_string());
+    };
+    if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let hint = if *tls == unknown {
+            "; if an authority of your own signed it, name its certificate in `caFile`"
+        } else {
+            ""
+        };
+        return UpstreamError::Tls(format!("{tls}{hint}"));
+    }
+    if let Some(denied) = inner.downcast_ref::<Denied>() {
+        return UpstreamError::Denied(denied.to_string());
+    }
+    UpstreamError::Unreachable(error.to_string())
+}
+
 fn connect(error: ConnectError) -> UpstreamError {
     match error {
         ConnectError::Timeout => UpstreamError::Timeout(Phase::Connect),
         ConnectError::Disconnected => UpstreamError::Closed,
-        ConnectError::Io(error) => match error.get_ref().and_then(|e| e.downcast_ref()) {
-            Some(tls) => UpstreamError::Tls(rustls::Error::to_string(tls)),
-            None => UpstreamError::Unreachable(error.to_string()),
-        },
+        ConnectError::Io(error) => io(&error),
         ConnectError::Resolver(error) => UpstreamError::Unreachable(error.to_string()),
         other => UpstreamError::Unreachable(other.to_string()),
     }

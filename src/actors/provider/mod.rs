@@ -16,7 +16,10 @@ use actix::prelude::*;
 use actix_rt::time::Instant;
 use tokio::sync::Semaphore;
 
-use crate::{config::ProviderSpec, credentials::Vault, registry::AuthMode, telemetry::Metrics};
+use crate::{
+    config::ProviderSpec, credentials::Vault, registry::AuthMode, telemetry::Metrics,
+    upstream::Network,
+};
 
 mod dispatch;
 mod handle;
@@ -42,7 +45,8 @@ pub(super) struct Seed {
     pub retirement: Arc<Retirement>,
     pub metrics: Arc<Metrics>,
     pub model_ttl: Duration,
-    pub connect_timeout: Duration,
+    /// For what the actor asks itself: model lists and tokens.
+    pub network: Network,
     /// Where logins are kept.
     pub vault: Vault,
 }

@@ -13,7 +13,7 @@ use crate::{
     config::{ProviderSpec, process_env},
     credentials::Credential,
     registry::AuthMode,
-    upstream::Upstream,
+    upstream::{Network, Upstream},
 };
 
 /// How long a list may take.
@@ -59,8 +59,8 @@ impl Handler<ListModels> for ProviderActor {
         self.models.waiting.push(sender);
         if self.models.fetching.is_none() {
             let spec = Arc::clone(&self.seed.spec);
-            let connect = self.seed.connect_timeout;
-            let fetch = fetch(spec, credential, connect).into_actor(self).map(Self::fetched);
+            let network = self.seed.network.clone();
+            let fetch = fetch(spec, credential, network).into_actor(self).map(Self::fetched);
             self.models.fetching = Some(ctx.spawn(fetch));
         }
         let spec = Arc::clone(&self.seed.spec);
@@ -110,7 +110,7 @@ impl ProviderActor {
 async fn fetch(
     spec: Arc<ProviderSpec>,
     credential: Credential,
-    connect: Duration,
+    network: Network,
 ) -> Result<Vec<ModelInfo>, String> {
     let target = Target {
         model: "",
@@ -123,7 +123,8 @@ async fn fetch(
     let adapter = adapter(spec.adapter);
     let request = adapter.list_models(&target).ok_or("this protocol has no model list")?;
     let exchange = async {
-        let mut response = Upstream::new(connect)
+        let mut response = Upstream::new(&network)
+            .via(&spec.reach)
             .open(request, TIMEOUT)
             .await
             .map_err(|error| error.to_string())?;

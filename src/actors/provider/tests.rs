@@ -21,6 +21,7 @@ async fn providers(providers: serde_json::Value) -> (SnapshotCell, Arc<Metrics>)
         metrics: Arc::clone(&metrics),
         backoff: Backoff { first: Duration::from_millis(5), ..Backoff::default() },
         vault: Vault::new(Path::new("/nonexistent")),
+        network: crate::upstream::Network::new(Duration::from_secs(5)),
     };
     (ProviderSupervisor::first_snapshot(&start).await.unwrap(), metrics)
 }

@@ -1,0 +1,132 @@
+//! Proxies: which one leads to a host, and the handshake with it.
+//! Sources: RFC 9110 section 9.3.6 (CONNECT), RFC 1928 (SOCKS5).
+
+use std::io;
+
+use actix_rt::net::TcpStream;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_socks::tcp::Socks5Stream;
+
+use crate::config::{ProxyChoice, is_loopback};
+
+/// The longest answer to CONNECT, in bytes.
+const MAX_HEAD: usize = 16 << 10;
+
+/// Decides for each host.
+pub(super) struct Proxies {
+    matcher: Option<Matcher>,
+    /// The config names the proxy, so it is meant for whatever host.
+    named: bool,
+}
+
+impl Proxies {
+    pub fn new(choice: &ProxyChoice) -> Self {
+        let (matcher, named) = match choice {
+            ProxyChoice::Direct => (None, false),
+            ProxyChoice::FromEnvironment => (Some(Matcher::from_env()), false),
+            ProxyChoice::Through(address) => {
+                (Some(Matcher::builder().all(address.clone()).build()), true)
+            }
+        };
+        Self { matcher, named }
+    }
+
+    /// The proxy for a host; none for this machine, whatever the environment says.
+    pub fn to(&self, https: bool, host: &str, port: u16) -> Option<Proxy> {
+        let matcher = self.matcher.as_ref().filter(|_| self.named || !is_loopback(host))?;
+        let scheme = if https { "https" } else { "http" };
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let target = http::Uri::builder()
+            .scheme(scheme)
+            .authority(format!("{host}:{port}"))
+            .path_and_query("/")
+            .build();
+        matcher.intercept(&target.ok()?).map(Proxy)
+    }
+}
+
+/// A proxy, with what it wants to know who we are.
+pub(super) struct Proxy(Intercept);
+
+/// A proxy that does not lead on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the proxy {proxy} does not lead on: {reason}")]
+pub(super) struct ProxyError {
+    /// Its host and port, no more.
+    pub proxy: String,
+    reason: String,
+}
+
+impl Proxy {
+    /// Its host and port.
+    pub fn address(&self) -> (String, u16) {
+        let uri = self.0.uri();
+        let default = if self.is_socks() { 1080 } else { 80 };
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        (host, uri.port_u16().unwrap_or(default))
+    }
+
+    fn is_socks(&self) -> bool {
+        self.0.uri().scheme_str().is_some_and(|scheme| scheme.starts_with("socks"))
+    }
+
+    /// Has the proxy, at the other end of `stream`, connect us to a host.
+    pub async fn lead(&self, stream: TcpStream, host: &str, port: u16) -> io::Result<TcpStream> {
+        let led = if self.is_socks() {
+            self.socks(stream, host, port).await
+        } else {
+            self.connect(stream, host, port).await
+        };
+        led.map_err(|reason| {
+            let (name, port) = self.address();
+            io::Error::other(ProxyError { proxy: format!("{name}:{port}"), reason })
+        })
+    }
+
+    async fn socks(&self, stream: TcpStream, host: &str, port: u16) -> Result<TcpStream, String> {
+        let target = (host, port);
+        let led = match self.0.raw_auth() {
+            Some((user, password)) => {
+                Socks5Stream::connect_with_password_and_socket(stream, target, user, password).await
+            }
+            None => Socks5Stream::connect_with_socket(stream, target).await,
+        };
+        led.map(Socks5Stream::into_inner).map_err(|error| error.to_string())
+    }
+
+    async fn connect(
+        &self,
+        mut stream: TcpStream,
+        host: &str,
+        port: u16,
+    ) -> Result<TcpStream, String> {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nhost: {host}:{port}\r\n");
+        if let Some(auth) = self.0.basic_auth().and_then(|auth| auth.to_str().ok()) {
+            request.push_str(&format!("proxy-authorization: {auth}\r\n"));
+        }
+        request.push_str("\r\n");
+        stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+        let mut head = Vec::new();
+        loop {
+            // Byte by byte: what comes after the head is not ours to read.
+            let byte = stream.read_u8().await.map_err(|error| error.to_string())?;
+            head.push(byte);
+            if head.ends_with(b"\r\n\r\n") {
+                break;
+            }
+            if head.len() > MAX_HEAD {
+                return Err("its answer is too long".to_owned());
+            }
+        }
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut response = httparse::Response::new(&mut headers);
+        response.parse(&head).map_err(|error| format!("its answer is no HTTP: {error}"))?;
+        match response.code {
+            Some(200..=299) => Ok(stream),
+            Some(status) => Err(format!("it answers {status}")),
+            None => Err("its answer has no status".to_owned()),
+        }
+    }
+}
