@@ -248,6 +248,25 @@ impl ErrorClass {
         self.row().outcome
     }
 
+    /// Whether another provider may succeed where this one did not.
+    pub fn is_about_the_provider(self) -> bool {
+        matches!(
+            self,
+            Self::UnknownModel
+                | Self::Unauthenticated
+                | Self::CallerUnauthenticated
+                | Self::QuotaExhausted
+                | Self::RateLimited
+                | Self::UsageLimit
+                | Self::Saturated
+                | Self::UpstreamFailed
+                | Self::UpstreamOverloaded
+                | Self::UpstreamTimeout
+                | Self::UpstreamStalled
+                | Self::UpstreamTruncated
+        )
+    }
+
     /// HTTP status.
     pub fn status(self) -> u16 {
         self.row().status
@@ -275,7 +294,9 @@ impl GatewayError {
                 DispatchError::NoKey { .. } => ErrorClass::Unauthenticated,
                 DispatchError::NotLoggedIn(_) => ErrorClass::CallerUnauthenticated,
                 DispatchError::LoggedOut { .. } => ErrorClass::Unauthenticated,
-                DispatchError::LoginStalled { .. } => ErrorClass::UpstreamOverloaded,
+                DispatchError::LoginStalled { .. } | DispatchError::CircuitOpen { .. } => {
+                    ErrorClass::UpstreamOverloaded
+                }
                 DispatchError::CoolingDown { .. } => ErrorClass::RateLimited,
                 DispatchError::Saturated(_)
                 | DispatchError::Restarted(_)
@@ -341,7 +362,9 @@ impl GatewayError {
         let told = match self {
             Self::Refused { retry_after, .. } => *retry_after,
             Self::Dispatch(
-                DispatchError::CoolingDown { left, .. } | DispatchError::LoginStalled { left, .. },
+                DispatchError::CoolingDown { left, .. }
+                | DispatchError::LoginStalled { left, .. }
+                | DispatchError::CircuitOpen { left, .. },
             ) => {
                 // Whole seconds, and not a moment too early.
                 Some(*left + Duration::from_millis(999))

@@ -24,6 +24,8 @@ mod snapshot;
 
 pub use config_watcher::{ConfigWatcher, Reload, ReloadOutcome, Trigger, WatchSettings};
 pub use guardian::{Backoff, Crash, Guardian};
-pub use provider::{DispatchError, Lease, LeaseOutcome, ProviderHandle, ProviderStatus};
+pub use provider::{
+    DispatchError, Lease, LeaseOutcome, ProviderHandle, ProviderStatus, RetryBudget,
+};
 pub use provider_supervisor::{Applied, ApplyConfig, ApplyError, ProviderSupervisor, Start};
 pub use snapshot::{Snapshot, SnapshotCell};

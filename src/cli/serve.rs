@@ -18,9 +18,10 @@ use crate::{
         Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
         WatchSettings,
     },
-    config::{self, Config, DataKey, Home, Loaded, WatchMode, process_env},
+    config::{self, Config, DataKey, Home, Loaded, ProviderSpec, WatchMode, process_env},
     credentials::{CapsuleKey, Vault},
     http::{self, Lifecycle, Listening, Shared},
+    registry::AuthMode,
     telemetry::{Metrics, logging},
 };
 
@@ -124,10 +125,11 @@ fn capsule_key(home: &Home) -> CapsuleKey {
 
 async fn run_program(program: Program) -> ExitCode {
     let path = program.loaded.digest.map(|_| program.path.clone());
+    let vault = program.vault.clone();
     match program.start().await {
         Ok(running) => {
             let config = Arc::clone(&running.shared.cell.load().config);
-            announce(running.shared.address, &config, path.as_deref());
+            announce(running.shared.address, &config, path.as_deref(), &vault);
             running.until_stopped().await
         }
         Err(message) => {
@@ -193,6 +195,7 @@ impl Program {
             admin: self.admin,
             capsules: self.capsules,
             network,
+            affinity: Arc::default(),
             watcher: Some(watcher.clone()),
             started: Instant::now(),
             address: self.listener.local_addr().map_err(|error| error.to_string())?,
@@ -237,29 +240,44 @@ fn supervise(
 }
 
 /// Tells a person where everything is and what is missing, a line each.
-fn announce(address: SocketAddr, running: &Config, source: Option<&Path>) {
+fn announce(address: SocketAddr, running: &Config, source: Option<&Path>, vault: &Vault) {
     // What a browser on this machine can open.
     let here = SocketAddr::new(config::reachable(address.ip()), address.port());
     let base = format!("http://{here}");
-    say(format_args!("ocx {} listens on http://{address}", env!("CARGO_PKG_VERSION")));
-    say(format_args!("  dashboard  {base}/"));
-    say(format_args!("  metrics    {base}/metrics"));
-    match source {
-        Some(path) => say(format_args!("  config     {} (watched)", path.display())),
-        None => say("  config     built-in defaults (no file)"),
-    }
-    for provider in running.providers.values() {
-        match provider.lacks(&process_env) {
-            Some(lacks) => say(format_args!("  provider   {}: needs {lacks}", provider.id)),
-            None => say(format_args!("  provider   {}: ready", provider.id)),
-        }
-    }
+    // One text, so that who reads the first line can read all of them.
+    let mut lines = vec![
+        format!("ocx {} listens on http://{address}", env!("CARGO_PKG_VERSION")),
+        format!("  dashboard  {base}/"),
+        format!("  metrics    {base}/metrics"),
+        match source {
+            Some(path) => format!("  config     {} (watched)", path.display()),
+            None => "  config     built-in defaults (no file)".to_owned(),
+        },
+    ];
+    lines.extend(running.providers.values().map(|provider| {
+        let state = match provider.lacks(&process_env).or_else(|| logged_out(provider, vault)) {
+            Some(lacks) => format!("needs {lacks}"),
+            None => "ready".to_owned(),
+        };
+        format!("  provider   {}: {state}", provider.id)
+    }));
     if running.providers.is_empty() {
-        say("  provider   none: every call will be refused");
+        lines.push("  provider   none: every call will be refused".to_owned());
     }
+    say(lines.join("\n"));
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "keys and prompts cross the network in the clear; put TLS in front");
     }
+}
+
+/// What an account provider lacks, if it is one.
+fn logged_out(provider: &ProviderSpec, vault: &Vault) -> Option<String> {
+    if provider.auth != AuthMode::OAuth {
+        return None;
+    }
+    let id = provider.id.as_str();
+    let usable = vault.open().is_ok_and(|opened| opened.store.accounts(id).usable().is_some());
+    (!usable).then(|| format!("`ocx login {id}`"))
 }
 
 impl Running {

@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 use super::{
     Access, Config, ConfigFile, DataKey, Env, KeySource, Limits, Listen, ProviderFile,
-    ProviderSpec, ProxyChoice, Reach, SecretText, Timeouts,
+    ProviderSpec, ProxyChoice, Reach, Retries, SecretText, Timeouts, combo,
     reach::is_local,
     spec::{DEFAULT_CONCURRENCY, parse_host},
 };
@@ -38,6 +38,9 @@ impl Findings {
 
 const MAX_PROVIDERS: usize = 512;
 const MAX_MODELS: usize = 10_000;
+/// Retries of one call at one provider, unless the config says otherwise.
+const DEFAULT_RETRIES: u32 = 2;
+const MAX_RETRIES: u32 = 5;
 /// The provider of a config that names none.
 const DEFAULT_PROVIDER: &str = "openai";
 
@@ -45,12 +48,21 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
     let listen = listen(file, findings);
     let providers = providers(file, env, findings);
     let default_provider = default_provider(file, &providers, findings);
+    let combos = combo::build(file.combos.as_ref(), &providers, findings);
+    if file.max_retries.is_some_and(|max| max > MAX_RETRIES) {
+        findings.problem("/maxRetries", format!("is at most {MAX_RETRIES}"));
+    }
     let config = Config {
         access: access(file, &listen, env, findings),
         listen,
         limits: limits(file, findings),
         default_provider,
         providers,
+        combos,
+        retries: Retries {
+            max: file.max_retries.unwrap_or(DEFAULT_RETRIES),
+            posts: file.retry_posts.unwrap_or(true),
+        },
         disabled_models: file.disabled_models.iter().flatten().cloned().collect(),
         websockets: file.websockets.unwrap_or(false),
         ca_file: file.ca_file.clone(),
@@ -305,9 +317,11 @@ fn provider_spec(
     };
     let models = file.models.clone().or(entry.map(|entry| entry.models.clone()));
     let reach = reach(file, auth, pointer, env, findings);
+    let reach = base_url.as_deref().map_or(reach.clone(), |base_url| reach.to(base_url));
     let spec = ProviderSpec {
         id: id.into(),
-        reach: base_url.as_deref().map_or(reach.clone(), |base_url| reach.to(base_url)),
+        circuit: file.circuit.unwrap_or(!reach.private),
+        reach,
         adapter: adapter?,
         base_url: base_url?,
         auth,

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::SecretText;
+use super::{ComboFile, SecretText};
 use crate::registry::{AdapterKind, AuthMode, Login, Quirks};
 
 /// The settings of the gateway.
@@ -35,6 +35,16 @@ pub struct ConfigFile {
     /// the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_provider: Option<String>,
+    /// Virtual models: one name for several models of which one answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub combos: Option<IndexMap<String, ComboFile>>,
+    /// How often a call is tried again at one provider, before the first byte of its answer. Default 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    /// Whether a call is tried again that the upstream answered with a server error, and may bill twice.
+    /// Default true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_posts: Option<bool>,
     /// Models (`provider/model`) that lists leave out; they can still be called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disabled_models: Option<Vec<String>>,
@@ -174,6 +184,10 @@ pub struct ProviderFile {
     /// none. Default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<SecretText>,
+    /// Whether it is left alone for a while after it failed several times in a row. Default true, but for
+    /// servers in a private network, which are back the moment they are started again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit: Option<bool>,
     /// Its name may resolve to an address of a private network or of this machine. Default: only if
     /// `baseUrl` names such an address itself, or `authMode` is `local`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,6 +2,7 @@
 //! and reports every problem at once; `serve`, reload and `ocx config check` all call it.
 
 mod build;
+mod combo;
 mod file;
 mod load;
 mod locate;
@@ -11,6 +12,7 @@ mod save;
 mod secret;
 mod spec;
 
+pub use combo::{Combo, ComboFile, Strategy, Target, TargetFile};
 pub use file::{ConfigFile, ProviderFile, WatchMode};
 pub use load::{ConfigProblem, ConfigProblems, Loaded, MAX_FILE, check, check_file, schema};
 pub use paths::Home;
@@ -18,6 +20,6 @@ pub use reach::{ProxyChoice, Reach, is_loopback};
 pub use save::add_provider;
 pub use secret::{Env, KeySource, SecretText, process_env};
 pub use spec::{
-    Access, Config, DEFAULT_PORT, DataKey, Limits, Listen, ProviderSpec, Timeouts, parse_host,
-    reachable,
+    Access, Config, DEFAULT_PORT, DataKey, Limits, Listen, ProviderSpec, Retries, Timeouts,
+    parse_host, reachable,
 };

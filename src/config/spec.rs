@@ -11,7 +11,7 @@ use std::{
 use indexmap::IndexMap;
 use sha2::{Digest as _, Sha256};
 
-use super::{Env, KeySource, Reach, WatchMode};
+use super::{Combo, Env, KeySource, Reach, WatchMode};
 use crate::{
     model::ProviderId,
     registry::{AdapterKind, AuthMode, Login, Quirks},
@@ -33,6 +33,10 @@ pub struct Config {
     pub providers: IndexMap<ProviderId, Arc<ProviderSpec>>,
     /// The last resort of routing.
     pub default_provider: Option<ProviderId>,
+    /// Virtual models, by name.
+    pub combos: IndexMap<String, Combo>,
+    /// What is tried again.
+    pub retries: Retries,
     /// `provider/model` names that lists leave out.
     pub disabled_models: HashSet<String>,
     /// Whether the Responses API is served over WebSocket too.
@@ -41,6 +45,15 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// How changes of the file are noticed. Cannot change while we run.
     pub watch: WatchMode,
+}
+
+/// What is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// Of one call, at one provider.
+    pub max: u32,
+    /// Whether a call is sent again that an upstream may have seen, and may bill twice.
+    pub posts: bool,
 }
 
 /// Where to listen.
@@ -187,6 +200,8 @@ pub struct ProviderSpec {
     pub keys: Vec<KeySource>,
     /// The way to its host.
     pub reach: Reach,
+    /// Whether it is left alone for a while after it failed several times in a row.
+    pub circuit: bool,
     /// How its accounts log in.
     pub login: Option<Login>,
     /// Its model when a caller names none of its providers.

@@ -63,7 +63,12 @@ pub async fn open(
         Err(error) => error.label(),
     };
     metrics.attempts.with_label_values(&[provider, result]).inc();
-    let mut response = opened.map_err(|error| failed(&lease, error))?;
+    let mut response = opened.map_err(|error| {
+        if !matches!(error, UpstreamError::Denied(_) | UpstreamError::Unsendable(_)) {
+            lease.settle(LeaseOutcome::Failed);
+        }
+        failed(&lease, error)
+    })?;
     let waited = started.elapsed().as_secs_f64();
     metrics.time_to_headers.with_label_values(&[provider]).observe(waited);
     if !response.head.is_success() {
@@ -150,6 +155,7 @@ fn settle(lease: &Lease, head: &ResponseHead, error: &GatewayError) {
         _ if matches!(head.status, 401 | 403) && lease.has_others() => {
             lease.settle(LeaseOutcome::Refused);
         }
+        _ if head.status >= 500 => lease.settle(LeaseOutcome::Failed),
         _ => {}
     }
 }

@@ -3,14 +3,21 @@
 
 use std::time::Duration;
 
-use crate::{actors::DispatchError, error::GatewayError, upstream::UpstreamError};
+use crate::{
+    actors::DispatchError,
+    config::Retries,
+    error::{ErrorClass, GatewayError},
+    upstream::UpstreamError,
+};
 
-/// Attempts of one call, the first included.
-pub const MAX_ATTEMPTS: u32 = 3;
 /// A pooled connection that had gone stale fails at once; what fails later may have been billed.
 const STALE_WITHIN: Duration = Duration::from_secs(1);
-/// Pause before the second attempt; it doubles.
+/// Pause before the second attempt, at most; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
+/// At most.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// An upstream that asks for a longer wait is not waited for: the caller knows better what it is worth.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// Try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,15 +28,25 @@ pub struct Again {
     pub pause: Duration,
 }
 
-/// Whether a failed attempt (from 1) that took `took` is followed by another.
-pub fn decide(attempt: u32, error: &GatewayError, took: Duration) -> Option<Again> {
-    if attempt >= MAX_ATTEMPTS {
+/// Whether a failed attempt (from 1) that took `took` is followed by another. `jitter`, from 0 to 1,
+/// spreads those that failed together.
+pub fn decide(
+    attempt: u32,
+    error: &GatewayError,
+    took: Duration,
+    retries: Retries,
+    jitter: f64,
+) -> Option<Again> {
+    if attempt > retries.max {
         return None;
     }
+    let backoff = || {
+        let most = FIRST_PAUSE.saturating_mul(1 << attempt.saturating_sub(1).min(8)).min(MAX_PAUSE);
+        most.mul_f64(jitter.clamp(0.0, 1.0))
+    };
     match error {
         GatewayError::Upstream { error, .. } if error.nothing_was_sent() => {
-            let pause = FIRST_PAUSE * 2u32.pow(attempt - 1);
-            Some(Again { cause: "connect", pause })
+            Some(Again { cause: "connect", pause: backoff() })
         }
         GatewayError::Upstream { error: UpstreamError::Closed, .. }
             if attempt == 1 && took < STALE_WITHIN =>
@@ -39,6 +56,37 @@ pub fn decide(attempt: u32, error: &GatewayError, took: Duration) -> Option<Agai
         GatewayError::Dispatch(DispatchError::Restarted(_)) if attempt == 1 => {
             Some(Again { cause: "provider_restarted", pause: Duration::ZERO })
         }
+        GatewayError::Refused { status, retry_after, .. } if retries.posts => {
+            refused(*status, *retry_after, error.class(), backoff())
+        }
+        _ => None,
+    }
+}
+
+/// An upstream that said no, without having begun.
+fn refused(
+    status: u16,
+    retry_after: Option<Duration>,
+    class: ErrorClass,
+    backoff: Duration,
+) -> Option<Again> {
+    match (status, retry_after) {
+        (429 | 503, Some(wait))
+            if wait <= MAX_WAIT
+                && matches!(class, ErrorClass::RateLimited | ErrorClass::UpstreamOverloaded) =>
+        {
+            Some(Again { cause: "asked_to_wait", pause: wait.max(backoff) })
+        }
+        (500 | 502 | 504 | 520..=522 | 529, _)
+            if matches!(
+                class,
+                ErrorClass::UpstreamFailed
+                    | ErrorClass::UpstreamOverloaded
+                    | ErrorClass::UpstreamTimeout
+            ) =>
+        {
+            Some(Again { cause: "server_error", pause: backoff })
+        }
         _ => None,
     }
 }
@@ -46,19 +94,39 @@ pub fn decide(attempt: u32, error: &GatewayError, took: Duration) -> Option<Agai
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Phase;
+    use crate::{model::UpstreamFailure, upstream::Phase};
 
     fn upstream(error: UpstreamError) -> GatewayError {
         GatewayError::Upstream { provider: "p".into(), error }
     }
 
+    const TWO: Retries = Retries { max: 2, posts: true };
+
+    fn decide(attempt: u32, error: &GatewayError, took: Duration) -> Option<Again> {
+        super::decide(attempt, error, took, TWO, 1.0)
+    }
+
+    fn refused(status: u16, retry_after: Option<u64>) -> GatewayError {
+        GatewayError::Refused {
+            provider: "p".into(),
+            status,
+            failure: UpstreamFailure { status: Some(status), ..UpstreamFailure::default() },
+            retry_after: retry_after.map(Duration::from_secs),
+            forwarded: false,
+        }
+    }
+
     #[test]
-    fn only_what_cannot_have_been_billed_is_tried_again() {
+    fn what_cannot_have_been_billed_is_tried_again() {
         let (soon, late) = (Duration::from_millis(5), Duration::from_secs(2));
-        let refused = upstream(UpstreamError::Unreachable("x".into()));
-        assert_eq!(decide(1, &refused, late).unwrap().pause, Duration::from_millis(150));
-        assert_eq!(decide(2, &refused, late).unwrap().pause, Duration::from_millis(300));
-        assert_eq!(decide(3, &refused, late), None);
+        let unreachable = upstream(UpstreamError::Unreachable("x".into()));
+        assert_eq!(decide(1, &unreachable, late).unwrap().pause, Duration::from_millis(150));
+        assert_eq!(decide(2, &unreachable, late).unwrap().pause, Duration::from_millis(300));
+        assert_eq!(
+            super::decide(1, &unreachable, late, TWO, 0.5).unwrap().pause,
+            Duration::from_millis(75)
+        );
+        assert_eq!(decide(3, &unreachable, late), None);
         let closed = upstream(UpstreamError::Closed);
         assert!(decide(1, &closed, soon).is_some());
         assert_eq!(decide(2, &closed, soon), None, "once");
@@ -66,10 +134,38 @@ mod tests {
         for never in [
             upstream(UpstreamError::Timeout(Phase::Head)),
             upstream(UpstreamError::Tls("x".into())),
+            upstream(UpstreamError::Denied("x".into())),
             upstream(UpstreamError::Redirected(302)),
             GatewayError::Internal,
         ] {
             assert_eq!(decide(1, &never, soon), None, "{never}");
         }
+    }
+
+    #[test]
+    fn f12_a_server_error_or_a_short_wait_is_tried_again_and_nothing_else_is() {
+        let now = Duration::ZERO;
+        for (status, wait, again) in [
+            (500, None, true),
+            (502, None, true),
+            (504, None, true),
+            (529, None, true),
+            (503, Some(1), true),
+            (503, Some(30), false),
+            (503, None, false),
+            (429, Some(1), true),
+            (429, Some(60), false),
+            (429, None, false),
+            (501, None, false),
+            (400, None, false),
+            (401, None, false),
+            (404, None, false),
+        ] {
+            let error = refused(status, wait);
+            assert_eq!(decide(1, &error, now).is_some(), again, "{status} {wait:?}");
+            let never = Retries { posts: false, ..TWO };
+            assert_eq!(super::decide(1, &error, now, never, 1.0), None, "{status} {wait:?}");
+        }
+        assert!(decide(1, &refused(429, Some(1)), now).unwrap().pause >= Duration::from_secs(1));
     }
 }

@@ -2,6 +2,7 @@
 //! them; the protocol decides how a body is read and an answer written.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -17,7 +18,8 @@ use super::{body, failure::HttpFailure, gateway::Gateway, record::CallRecord, st
 use crate::{
     callers::{Call, Delivery, Emit, EmitterSettings, Protocol},
     error::GatewayError,
-    model::Ids,
+    model::{Ids, Prompt},
+    routing::Route,
     turn::{Answer, Turn, compaction},
 };
 
@@ -108,20 +110,49 @@ pub(super) async fn begin(
     turn: &Turn,
     record: &mut CallRecord,
 ) -> Result<(Call, Answer), GatewayError> {
-    let route = turn.route(&call.model)?;
-    record.routed(&route, call.prompt.stream, &turn.snapshot);
-    if call.prompt.compaction {
-        if turn.compacts_natively(&route) {
-            call.prompt.compaction = false;
-        } else {
-            compaction::summarise(&mut call.prompt);
+    let plan = turn.plan(&call.model, &call.prompt)?;
+    let hold = turn.snapshot.config.limits.keepalive_interval;
+    let (mut attempts, last) = (0, plan.len());
+    for (n, route) in (1..).zip(&plan) {
+        record.routed(route, call.prompt.stream, &turn.snapshot);
+        let prompt = asked(&call.prompt, route, turn);
+        match turn.start(&prompt, route, hold).await {
+            Ok(mut answer) => {
+                answer.attempts += attempts;
+                record.answered(answer.attempts);
+                record.lost(&answer.losses);
+                turn.answered(&call.model, &call.prompt, route);
+                if let Cow::Owned(prompt) = prompt {
+                    call.prompt = prompt;
+                }
+                return Ok((call, answer));
+            }
+            // Nothing has been told to the caller yet.
+            Err(error) if n < last && error.class().is_about_the_provider() => {
+                attempts += 1;
+                let labels = [route.provider.as_str(), "failover"];
+                turn.metrics.retries.with_label_values(&labels).inc();
+                tracing::warn!(provider = %route.provider, combo = call.model, %error, "failover");
+            }
+            Err(error) => return Err(error),
         }
     }
-    let hold = turn.snapshot.config.limits.keepalive_interval;
-    let answer = turn.start(&call.prompt, &route, hold).await?;
-    record.answered(answer.attempts);
-    record.lost(&answer.losses);
-    Ok((call, answer))
+    Err(GatewayError::Internal)
+}
+
+/// What a route is asked: the caller's question, or for a summary where it asks for a compaction that
+/// the provider does not know.
+fn asked<'p>(prompt: &'p Prompt, route: &Route, turn: &Turn) -> Cow<'p, Prompt> {
+    if !prompt.compaction {
+        return Cow::Borrowed(prompt);
+    }
+    let mut prompt = prompt.clone();
+    if turn.compacts_natively(route) {
+        prompt.compaction = false;
+    } else {
+        compaction::summarise(&mut prompt);
+    }
+    Cow::Owned(prompt)
 }
 
 /// The writer of an answer.

@@ -21,6 +21,7 @@ use crate::{
     callers::Protocol,
     config::DataKey,
     credentials::{CallerAuth, CapsuleKey, bearer_token},
+    routing::Affinity,
     telemetry::Metrics,
     turn::Turn,
     upstream::{Network, Upstream},
@@ -38,6 +39,8 @@ pub struct Shared {
     pub admin: DataKey,
     /// Seals what upstreams want back.
     pub capsules: CapsuleKey,
+    /// Which target of a combo each conversation has.
+    pub affinity: Arc<Affinity>,
     /// Settings of every connection to an upstream.
     pub network: Network,
     /// For reloads; there is none when no file is watched.
@@ -129,6 +132,7 @@ impl Gateway {
             capsules: self.shared.capsules.clone(),
             upstream: self.upstream.clone(),
             metrics: Arc::clone(&self.shared.metrics),
+            affinity: Arc::clone(&self.shared.affinity),
             snapshot,
         }
     }

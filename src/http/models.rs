@@ -125,8 +125,25 @@ async fn offered(snapshot: &Arc<Snapshot>) -> Vec<Offered> {
             offered.collect::<Vec<_>>()
         });
     let mut models: Vec<Offered> = join_all(lists).await.into_iter().flatten().collect();
+    models.extend(combos(snapshot, &models));
     models.retain(|model| !snapshot.config.disabled_models.contains(&model.slug));
     models
+}
+
+/// Virtual models; what is known of one is what is known of its first target.
+fn combos(snapshot: &Snapshot, models: &[Offered]) -> Vec<Offered> {
+    let offered = snapshot.config.combos.iter().filter_map(|(name, combo)| {
+        let first = combo.targets.first()?;
+        let known = models.iter().find(|model| {
+            model.provider == first.provider.as_str() && model.info.id == first.model.as_str()
+        });
+        let unknown = || ModelInfo { id: first.model.as_str().to_owned(), ..ModelInfo::default() };
+        let info = known.map_or_else(unknown, |known| known.info.clone());
+        let info = ModelInfo { owned_by: Some("ocx".to_owned()), ..info };
+        let (slug, provider) = (name.clone(), first.provider.to_string());
+        Some(Offered { slug, provider, info, native: false })
+    });
+    offered.collect()
 }
 
 fn openai_list(models: &[Offered]) -> serde_json::Value {

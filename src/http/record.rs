@@ -65,6 +65,10 @@ impl CallRecord {
         route.model.as_str().clone_into(&mut self.model);
         self.stream = stream;
         self.snapshot = Some(Arc::clone(snapshot));
+        // A combo's call goes on to another provider: it is with one at a time.
+        for gauge in self.gauges.drain(..) {
+            gauge.dec();
+        }
         let inflight = self.metrics.inflight.with_label_values(&[route.provider.as_str()]);
         self.hold(inflight);
     }

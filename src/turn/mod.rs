@@ -18,7 +18,7 @@ use crate::{
     },
     model::{Event, Losses, Prompt},
     registry::AdapterKind,
-    routing::{self, Route},
+    routing::{self, Affinity, Route},
     telemetry::Metrics,
     upstream::Upstream,
 };
@@ -38,6 +38,8 @@ pub struct Turn {
     pub upstream: Upstream,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Which target of a combo each conversation has.
+    pub affinity: Arc<Affinity>,
 }
 
 /// An answer that has begun.
@@ -68,6 +70,22 @@ impl Turn {
         Ok(routing::route(model, &self.snapshot.config)?)
     }
 
+    /// The routes of a call, in the order in which they are tried.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn plan(&self, model: &str, prompt: &Prompt) -> Result<Vec<Route>, GatewayError> {
+        Ok(routing::plan(model, prompt, &self.snapshot.config, &self.affinity)?)
+    }
+
+    /// A route of a combo answered: its conversation stays there.
+    pub fn answered(&self, model: &str, prompt: &Prompt, route: &Route) {
+        if self.snapshot.config.combos.contains_key(model) {
+            self.affinity.remember(model, prompt, route);
+        }
+    }
+
     /// Whether the provider of a route compacts conversations itself.
     pub fn compacts_natively(&self, route: &Route) -> bool {
         self.snapshot.provider(&route.provider).is_some_and(|provider| {
@@ -91,6 +109,9 @@ impl Turn {
         hold: Duration,
     ) -> Result<Answer, GatewayError> {
         let (mut attempts, mut tries) = (1, 1);
+        if let Some(provider) = self.snapshot.provider(&route.provider) {
+            provider.retries().request();
+        }
         let mut credentials = Credentials::default();
         loop {
             let started = Instant::now();
@@ -111,9 +132,10 @@ impl Turn {
                 }
                 Some(Other::Key) => Again { pause: Duration::ZERO, cause: "key" },
                 None => {
-                    let again = retry::decide(tries, &failed.error, started.elapsed());
+                    let (took, retries) = (started.elapsed(), self.snapshot.config.retries);
+                    let again = retry::decide(tries, &failed.error, took, retries, rand::random());
                     tries += 1;
-                    match again {
+                    match again.filter(|_| self.may_retry(route)) {
                         Some(again) => again,
                         None => return Err(credentials.told(failed.error)),
                     }
@@ -124,6 +146,11 @@ impl Turn {
             sleep(again.pause).await;
             attempts += 1;
         }
+    }
+
+    /// Whether the provider's budget allows one more.
+    fn may_retry(&self, route: &Route) -> bool {
+        self.snapshot.provider(&route.provider).is_some_and(|provider| provider.retries().take())
     }
 
     /// Waits for newer tokens of a route's account.

@@ -8,6 +8,7 @@ mod support;
 mod access;
 mod app;
 mod bad_input;
+mod combos;
 mod compaction;
 mod failures;
 mod forward;

@@ -7,7 +7,7 @@ use actix_rt::time::Instant;
 
 use super::{
     DispatchError, Lease, LeaseOutcome, ProviderActor,
-    keys::{MAX_PAUSE, Pick},
+    keys::{MAX_PAUSE, NoKey, Pick},
     messages::{Dispatch, Drill, Settle},
 };
 use crate::{
@@ -73,7 +73,10 @@ impl ProviderActor {
     fn pick(&mut self, has: impl Fn(usize) -> bool) -> Result<Pick, DispatchError> {
         let provider = self.seed.spec.id.to_string();
         let picked = self.keys.pick(Instant::now(), has);
-        picked.map_err(|left| DispatchError::CoolingDown { provider, left })
+        picked.map_err(|reason| match reason {
+            NoKey::Resting(left) => DispatchError::CoolingDown { provider, left },
+            NoKey::Open(left) => DispatchError::CircuitOpen { provider, left },
+        })
     }
 
     fn lend(
@@ -121,7 +124,8 @@ impl Handler<Settle> for ProviderActor {
                 ctx.run_later(pause.min(MAX_PAUSE), |this, _| this.publish_state());
             }
             LeaseOutcome::Refused => self.keys.refused(pick.index, now),
-            LeaseOutcome::Accepted => self.keys.accepted(pick.index),
+            LeaseOutcome::Accepted => self.keys.accepted(pick.index, now),
+            LeaseOutcome::Failed => self.keys.failed(pick.index, now),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::{Addr, MailboxError};
 
 use super::{
-    Describe, DispatchError, Lease, ProviderActor, ProviderStatus, Retire,
+    Describe, DispatchError, Lease, ProviderActor, ProviderStatus, Retire, RetryBudget,
     messages::{Dispatch, Drill, ListModels, Renew},
 };
 use crate::{adapters::ModelInfo, config::ProviderSpec, credentials::CallerAuth};
@@ -13,23 +13,30 @@ use crate::{adapters::ModelInfo, config::ProviderSpec, credentials::CallerAuth};
 /// A provider, for everybody else.
 pub struct ProviderHandle {
     spec: Arc<ProviderSpec>,
+    retries: Arc<RetryBudget>,
     // Not cloned per request: every clone would widen the mailbox by one (actix#329).
     addr: Addr<ProviderActor>,
 }
 
 impl ProviderHandle {
     pub(in crate::actors) fn new(spec: Arc<ProviderSpec>, addr: Addr<ProviderActor>) -> Self {
-        Self { spec, addr }
+        Self { spec, retries: Arc::default(), addr }
     }
 
     /// For the next snapshot.
     pub(in crate::actors) fn again(&self) -> Self {
-        Self { spec: Arc::clone(&self.spec), addr: self.addr.clone() }
+        let (spec, retries) = (Arc::clone(&self.spec), Arc::clone(&self.retries));
+        Self { spec, retries, addr: self.addr.clone() }
     }
 
     /// The provider as it is configured.
     pub fn spec(&self) -> &Arc<ProviderSpec> {
         &self.spec
+    }
+
+    /// How much of its traffic may be retries.
+    pub fn retries(&self) -> &RetryBudget {
+        &self.retries
     }
 
     /// Whether the actor is there at all.

@@ -34,8 +34,10 @@ pub enum LeaseOutcome {
     },
     /// The upstream refused the credential.
     Refused,
-    /// The upstream took the credential.
+    /// The upstream took the credential, and answered.
     Accepted,
+    /// The upstream was not reached, or failed.
+    Failed,
 }
 
 impl Lease {
@@ -64,7 +66,7 @@ impl Lease {
         }
     }
 
-    /// Whether the credential was refused before, so that its success is news.
+    /// Whether the credential was refused, or the upstream failed, before: success is news then.
     pub fn is_on_probation(&self) -> bool {
         self.pick.on_probation
     }

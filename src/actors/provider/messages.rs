@@ -113,6 +113,14 @@ pub enum DispatchError {
         /// What is left of it.
         left: Duration,
     },
+    /// The upstream failed so often that it is left alone.
+    #[error("the provider `{provider}` failed too often and is left alone for {} more seconds", left.as_secs() + 1)]
+    CircuitOpen {
+        /// The provider.
+        provider: String,
+        /// For how long.
+        left: Duration,
+    },
     /// It restarted while we waited.
     #[error("the provider `{0}` restarted while the call waited for it")]
     Restarted(String),

@@ -21,6 +21,8 @@ use crate::{
     upstream::Network,
 };
 
+mod budget;
+mod circuit;
 mod dispatch;
 mod handle;
 mod keys;
@@ -29,6 +31,7 @@ mod login;
 mod messages;
 mod models;
 
+pub use budget::RetryBudget;
 pub use handle::ProviderHandle;
 pub use lease::{Lease, LeaseOutcome};
 pub(super) use messages::{Describe, Retire};
@@ -92,7 +95,7 @@ pub(super) struct ProviderActor {
 
 impl ProviderActor {
     pub fn new(seed: Arc<Seed>) -> Self {
-        let keys = keys::KeyRing::new(seed.spec.keys.len());
+        let keys = keys::KeyRing::new(seed.spec.keys.len(), seed.spec.circuit);
         let (login, models) = (login::LoginState::default(), models::ModelList::default());
         Self { seed, keys, login, models }
     }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+mod combo;
+
+pub use combo::{Affinity, Conversation};
+
 use crate::{
     config::{Config, ProviderSpec},
-    model::{ModelId, ProviderId},
+    model::{ModelId, Prompt, ProviderId},
     registry::AuthMode,
 };
 
@@ -29,6 +33,9 @@ pub enum RouteError {
     /// The name ends after the provider.
     #[error("`{0}/` names a provider but no model")]
     NoModel(ProviderId),
+    /// All providers of a combo are switched off.
+    #[error("every provider of the combo `{0}` is disabled in the config")]
+    NoTarget(String),
     /// The provider is switched off.
     #[error("the provider `{0}` is disabled in the config")]
     Disabled(ProviderId),
@@ -49,13 +56,39 @@ const PATTERNS: [(&str, &str); 8] = [
 /// Models that Codex calls for its own purposes; only OpenAI has them.
 const CODEX_INTERNAL: [&str; 1] = ["codex-auto-review"];
 
-/// Finds the route of a model name: an explicit `provider/`, else a default model, a listed model,
+/// The routes of a call, in the order in which they are tried. More than one only for a combo.
+///
+/// # Errors
+///
+/// As [`route`].
+pub fn plan(
+    name: &str,
+    prompt: &Prompt,
+    config: &Config,
+    affinity: &Affinity,
+) -> Result<Vec<Route>, RouteError> {
+    let Some(combo) = config.combos.get(name) else {
+        return Ok(vec![route(name, config)?]);
+    };
+    let serves = |route: &Route| {
+        config.providers.get(&route.provider).is_some_and(|provider| !provider.disabled)
+    };
+    let mut routes = affinity.order(name, combo, prompt);
+    routes.retain(serves);
+    if routes.is_empty() { Err(RouteError::NoTarget(name.to_owned())) } else { Ok(routes) }
+}
+
+/// Finds the route of a model name: a combo's first, an explicit `provider/`, else a default model, a listed model,
 /// a vendor's naming pattern, and at last the default provider.
 ///
 /// # Errors
 ///
 /// When nothing fits, or what fits is disabled or incomplete.
 pub fn route(name: &str, config: &Config) -> Result<Route, RouteError> {
+    if let Some(combo) = config.combos.get(name) {
+        let first = combo.targets.first().ok_or_else(|| RouteError::Unknown(name.to_owned()))?;
+        return Ok(Route { provider: first.provider.clone(), model: first.model.clone() });
+    }
     if let Some(explicit) = explicit(name, config) {
         return explicit;
     }
