@@ -1,10 +1,17 @@
 //! The cached model list: fresh for a time, fetched once for all who wait, and old rather than
-//! empty when the upstream cannot say.
+//! empty when the upstream cannot say. It is kept in `models/<provider>.json`, so that a restart
+//! forgets nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::prelude::*;
 use actix_rt::time::Instant;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::{ProviderActor, messages::ListModels};
@@ -23,7 +30,18 @@ const MAX_LIST: usize = 8 << 20;
 /// After a failure the upstream is left alone for so long.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// Who asks gets an old list, if there is one, rather than wait longer for a new one.
+const STALE_AFTER: Duration = Duration::from_secs(2);
+
 type List = Arc<[ModelInfo]>;
+
+/// A list as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    /// Whose it is: another address has other models.
+    base_url: String,
+    models: Vec<ModelInfo>,
+}
 
 /// The list and who waits for it.
 #[derive(Default)]
@@ -31,6 +49,8 @@ pub(super) struct ModelList {
     known: Option<List>,
     fresh_until: Option<Instant>,
     waiting: Vec<oneshot::Sender<List>>,
+    /// What was kept has been looked for.
+    recalled: bool,
     fetching: Option<SpawnHandle>,
 }
 
@@ -55,6 +75,9 @@ impl Handler<ListModels> for ProviderActor {
         let Some(credential) = self.models_credential() else {
             return Response::reply(configured(&self.seed.spec));
         };
+        if !std::mem::replace(&mut self.models.recalled, true) {
+            self.models.known = self.recall();
+        }
         let (sender, receiver) = oneshot::channel();
         self.models.waiting.push(sender);
         if self.models.fetching.is_none() {
@@ -63,8 +86,16 @@ impl Handler<ListModels> for ProviderActor {
             let fetch = fetch(spec, credential, network).into_actor(self).map(Self::fetched);
             self.models.fetching = Some(ctx.spawn(fetch));
         }
-        let spec = Arc::clone(&self.seed.spec);
-        Response::fut(async move { receiver.await.unwrap_or_else(|_| configured(&spec)) })
+        let (spec, old) = (Arc::clone(&self.seed.spec), self.models.known.clone());
+        Response::fut(async move {
+            let Some(old) = old else {
+                return receiver.await.unwrap_or_else(|_| configured(&spec));
+            };
+            match actix_rt::time::timeout(STALE_AFTER, receiver).await {
+                Ok(Ok(new)) => new,
+                _ => old,
+            }
+        })
     }
 }
 
@@ -85,13 +116,44 @@ impl ProviderActor {
         }
     }
 
+    fn kept_at(&self) -> PathBuf {
+        // A provider's name is a legal file name: the config sees to it.
+        self.seed.vault.home().join("models").join(format!("{}.json", self.seed.spec.id))
+    }
+
+    /// What the provider had before we were started.
+    fn recall(&self) -> Option<List> {
+        let bytes = fs::read(self.kept_at()).ok().filter(|bytes| bytes.len() <= MAX_LIST)?;
+        let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+        (kept.base_url == self.seed.spec.base_url).then(|| merge(kept.models, &self.seed.spec))
+    }
+
+    /// Keeps a list for the next start, aside; that it cannot be kept costs nothing but that.
+    fn keep(&self, models: &[ModelInfo]) {
+        let kept = Kept { base_url: self.seed.spec.base_url.clone(), models: models.to_vec() };
+        let path = self.kept_at();
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = write(&path, &kept) {
+                tracing::debug!(path = %path.display(), %error, "a model list cannot be kept");
+            }
+        }));
+    }
+
     fn fetched(result: Result<Vec<ModelInfo>, String>, this: &mut Self, _: &mut Context<Self>) {
         this.models.fetching = None;
         let spec = &this.seed.spec;
+        let result = result.and_then(|live| match &this.models.known {
+            // A provider does not lose all its models at once.
+            Some(old) if live.is_empty() && !old.is_empty() => Err("the list is empty".to_owned()),
+            _ => Ok(live),
+        });
         let label = if result.is_ok() { "ok" } else { "error" };
         this.seed.metrics.model_fetches.with_label_values(&[spec.id.as_str(), label]).inc();
         let (list, fresh_for) = match result {
-            Ok(live) => (merge(live, spec), this.seed.model_ttl),
+            Ok(live) => {
+                this.keep(&live);
+                (merge(live, spec), this.seed.model_ttl)
+            }
             Err(reason) => {
                 tracing::warn!(provider = %spec.id, reason, "the model list could not be fetched");
                 let old = this.models.known.take();
@@ -105,6 +167,15 @@ impl ProviderActor {
         }
         this.models.known = Some(list);
     }
+}
+
+fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(path);
+    fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    serde_json::to_writer(&mut file, kept)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 async fn fetch(

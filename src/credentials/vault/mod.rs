@@ -102,6 +102,11 @@ impl Vault {
         Self { home: home.to_owned() }
     }
 
+    /// The directory that it is in.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// `auth.json`.
     pub fn path(&self) -> PathBuf {
         self.home.join("auth.json")
