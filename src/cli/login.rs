@@ -61,7 +61,11 @@ async fn log_in(args: &LoginArgs, home: &Home) -> Result<(), String> {
     if !grant.renews() {
         say("The server gave no refresh token: this login ends with its access token.");
     }
-    let account = grant.into_account(provider, now_ms(), server.skew());
+    let origin = match &spec {
+        Some(spec) => spec.origin(),
+        None => registry::find(provider).and_then(|entry| origin(&entry.base_url)),
+    };
+    let account = grant.into_account(provider, origin, now_ms(), server.skew());
     let kept = vault.change(Repair::Yes, |store| store.log_in(&account));
     kept.map_err(|error| error.to_string())?;
     say(format_args!("Logged in to {provider} as {}.", name(&account)));
@@ -128,6 +132,10 @@ fn explain(provider: &str, vault: &Vault) {
     if let Some(page) = entry.and_then(|entry| entry.key_page.as_ref()) {
         say(format_args!("An API key ({page}, as `apiKey`) has no such question."));
     }
+}
+
+fn origin(address: &str) -> Option<String> {
+    url::Url::parse(address).ok().map(|url| url.origin().ascii_serialization())
 }
 
 async fn by_device(server: &Server) -> Result<Grant, String> {

@@ -230,6 +230,12 @@ pub struct ProviderSpec {
 pub(super) const DEFAULT_CONCURRENCY: usize = 4096;
 
 impl ProviderSpec {
+    /// Scheme, host and port of its address: where its credentials may go.
+    pub fn origin(&self) -> Option<String> {
+        let url = url::Url::parse(&self.base_url).ok()?;
+        Some(url.origin().ascii_serialization())
+    }
+
     /// The protocol that a model speaks.
     pub fn adapter_for(&self, model: &str) -> AdapterKind {
         let own = self.quirks.model_adapters.as_ref().and_then(|adapters| adapters.get(model));

@@ -83,8 +83,14 @@ impl Grant {
         }
     }
 
-    /// A new login of a provider.
-    pub fn into_account(self, provider: &str, now: u64, skew: u64) -> Account {
+    /// A new login of a provider, whose access token may go to `origin` alone.
+    pub fn into_account(
+        self,
+        provider: &str,
+        origin: Option<String>,
+        now: u64,
+        skew: u64,
+    ) -> Account {
         Account {
             provider: provider.to_owned(),
             tokens: self.tokens(None, now, skew),
@@ -93,6 +99,7 @@ impl Grant {
             generation: 1,
             needs_login: None,
             added_at: now,
+            origin,
         }
     }
 
@@ -162,7 +169,7 @@ mod tests {
         assert_eq!(with("id_token", xai.into()), ("s".into(), "a@b.c".into()));
         let kimi = jwt(json!({"user_id": "k"}));
         assert_eq!(with("access_token", kimi.into()), ("k".into(), String::new()));
-        assert_eq!(grant(plain()).into_account("p", 0, 0).id, "default");
+        assert_eq!(grant(plain()).into_account("p", None, 0, 0).id, "default");
     }
 
     #[test]
@@ -170,7 +177,7 @@ mod tests {
         let first = grant(
             json!({"access_token": "a1", "refresh_token": "r1", "expires_in": 3600, "token_type": "bearer"}),
         );
-        let account = first.into_account("p", 1_000_000, 120);
+        let account = first.into_account("p", None, 1_000_000, 120);
         assert_eq!(account.tokens.expires, 1_000_000 + 3_480_000);
         let second = grant(json!({"access_token": "a2", "token_type": "bearer", "expires_in": 8}));
         let renewed = second.renew(&account, 2_000_000, 120);

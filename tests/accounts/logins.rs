@@ -115,6 +115,15 @@ fn by_browser_and_no_stray_request_kills_the_login() {
 
     let out = command(&home).args(["accounts"]).output().unwrap();
     assert!(String::from_utf8_lossy(&out.stdout).contains("* acme"), "{out:?}");
+    // T-22: whoever edits the config cannot send the token elsewhere.
+    let elsewhere = Model::start();
+    let moved = Ocx::serve(&home, &config(&authority, &elsewhere.upstream.base_url()));
+    let (status, answer) = ask(moved.address);
+    assert!(status == 400 && answer.contains("the login is for"), "{answer}");
+    assert_eq!(elsewhere.upstream.asked().len(), 0);
+    drop(moved);
+    fs::write(home.join("config.json"), config(&authority, &model.upstream.base_url()).to_string())
+        .unwrap();
     assert!(command(&home).args(["logout", "acme"]).status().unwrap().success());
     std::thread::sleep(std::time::Duration::from_millis(1100));
     ask(gateway.address);

@@ -285,22 +285,32 @@ impl ProviderActor {
     }
 }
 
+/// Why an account's token may not be sent, if the config leads elsewhere than where it was meant for.
+fn leads_elsewhere(account: &Account, origin: &Option<String>) -> Option<String> {
+    let meant = account.origin.as_ref()?;
+    let now = origin.as_deref().unwrap_or("nowhere");
+    (meant != now).then(|| format!("the login is for {meant}, and `baseUrl` leads to {now}"))
+}
+
 impl Handler<Loaded> for ProviderActor {
     type Result = ();
 
     fn handle(&mut self, Loaded(opened, stamp): Loaded, ctx: &mut Context<Self>) {
         let provider = self.seed.spec.id.to_string();
+        let origin = self.seed.spec.origin();
         let login = &mut self.login;
         login.loading = false;
         match opened {
             Ok(opened) => {
                 login.stamp = stamp;
                 let accounts = opened.store.accounts(&provider);
-                let newer = accounts.usable().cloned();
+                let usable = accounts.usable().cloned();
+                let elsewhere = usable.as_ref().and_then(|used| leads_elsewhere(used, &origin));
+                let newer = usable.filter(|_| elsewhere.is_none());
                 login.missing = newer.is_none().then(|| {
                     let ended =
-                        accounts.list.first().and_then(|account| account.needs_login.clone());
-                    ended.unwrap_or_else(|| "nobody is logged in".to_owned())
+                        || accounts.list.first().and_then(|first| first.needs_login.clone());
+                    elsewhere.or_else(ended).unwrap_or_else(|| "nobody is logged in".to_owned())
                 });
                 // Tokens that the disk did not take are newer than what it holds.
                 if login.pending.is_none() || newer.is_none() {

@@ -23,6 +23,9 @@ pub struct Account {
     pub needs_login: Option<String>,
     /// When it was logged in, in milliseconds since 1970.
     pub added_at: u64,
+    /// Where its access token may go, such as `https://api.x.ai`; anywhere, if it was logged in before
+    /// that was noted.
+    pub origin: Option<String>,
 }
 
 /// The tokens of an account.
@@ -95,6 +98,8 @@ pub(super) struct WireCredential {
     pub lifetime: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -128,6 +133,7 @@ impl WireAccount {
             generation: credential.generation,
             needs_login: (self.needs_reauth == Some(true)).then(reason),
             added_at: self.added_at.unwrap_or_default(),
+            origin: credential.origin.clone(),
         }
     }
 
@@ -145,6 +151,7 @@ impl WireAccount {
         credential.expires = tokens.expires;
         credential.lifetime = tokens.lifetime;
         credential.generation = account.generation;
+        credential.origin.clone_from(&account.origin);
         credential.email.clone_from(&account.email);
         credential.account_id = Some(account.id.clone());
     }

@@ -20,6 +20,7 @@ fn account(provider: &str, id: &str, generation: u64) -> Account {
         generation,
         needs_login: None,
         added_at: 7,
+        origin: None,
     }
 }
 
