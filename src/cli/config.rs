@@ -2,18 +2,22 @@
 
 use std::{path::Path, process::ExitCode};
 
-use super::say;
-use crate::config::{self, process_env};
+use super::{logged_out, say};
+use crate::{
+    config::{self, Home, process_env},
+    credentials::Vault,
+};
 
 /// `ocx config check`.
-pub(super) fn check(path: &Path, named: bool) -> ExitCode {
+pub(super) fn check(path: &Path, named: bool, home: &Home) -> ExitCode {
     match config::check_file(path, &process_env) {
         Ok(Some(loaded)) => {
             for warning in &loaded.warnings {
                 eprintln!("{}: {warning}", path.display());
             }
+            let vault = Vault::new(home.path());
             for provider in loaded.config.providers.values() {
-                let lacks = provider.lacks(&process_env);
+                let lacks = provider.lacks(&process_env).or_else(|| logged_out(provider, &vault));
                 let state = lacks.map_or("ready".to_owned(), |lacks| format!("needs: {lacks}"));
                 say(format_args!("provider {}: {state}", provider.id));
             }

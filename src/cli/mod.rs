@@ -5,7 +5,9 @@ use std::{io::Write as _, net::IpAddr, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Config, Home, parse_host},
+    config::{Config, Home, ProviderSpec, parse_host},
+    credentials::Vault,
+    registry::AuthMode,
     telemetry::logging::LogFormat,
     upstream::Network,
 };
@@ -155,6 +157,16 @@ fn network(config: &Config) -> Result<Network, String> {
         .map_err(|error| format!("caFile: {error}"))
 }
 
+/// What an account provider lacks, if it is one.
+fn logged_out(provider: &ProviderSpec, vault: &Vault) -> Option<String> {
+    if provider.auth != AuthMode::OAuth {
+        return None;
+    }
+    let id = provider.id.as_str();
+    let usable = vault.open().is_ok_and(|opened| opened.store.accounts(id).usable().is_some());
+    (!usable).then(|| format!("`ocx login {id}`"))
+}
+
 /// Prints a line. A reader that has gone (`ocx … | head -1`) is no reason to fall over.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
@@ -172,9 +184,11 @@ pub fn run() -> ExitCode {
         Command::Provider(ProviderCommand::Check { provider }) => {
             provider_check::check(provider.as_deref(), &home)
         }
-        Command::Config(ConfigCommand::Check { file: Some(file) }) => config::check(&file, true),
+        Command::Config(ConfigCommand::Check { file: Some(file) }) => {
+            config::check(&file, true, &home)
+        }
         Command::Config(ConfigCommand::Check { file: None }) => {
-            config::check(&home.config(), false)
+            config::check(&home.config(), false, &home)
         }
         Command::Config(ConfigCommand::Schema) => config::schema(),
         Command::Reload(args) => reload::run(&args, &home),

@@ -12,16 +12,15 @@ use actix::{Addr, Arbiter};
 use actix_rt::time::sleep;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{EXIT_CONFIG, Serve, network, say};
+use super::{EXIT_CONFIG, Serve, logged_out, network, say};
 use crate::{
     actors::{
         Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
         WatchSettings,
     },
-    config::{self, Config, DataKey, Home, Loaded, ProviderSpec, WatchMode, process_env},
+    config::{self, Config, DataKey, Home, Loaded, WatchMode, process_env},
     credentials::{CapsuleKey, Vault},
     http::{self, Lifecycle, Listening, Shared},
-    registry::AuthMode,
     telemetry::{Metrics, logging},
 };
 
@@ -268,16 +267,6 @@ fn announce(address: SocketAddr, running: &Config, source: Option<&Path>, vault:
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "keys and prompts cross the network in the clear; put TLS in front");
     }
-}
-
-/// What an account provider lacks, if it is one.
-fn logged_out(provider: &ProviderSpec, vault: &Vault) -> Option<String> {
-    if provider.auth != AuthMode::OAuth {
-        return None;
-    }
-    let id = provider.id.as_str();
-    let usable = vault.open().is_ok_and(|opened| opened.store.accounts(id).usable().is_some());
-    (!usable).then(|| format!("`ocx login {id}`"))
 }
 
 impl Running {

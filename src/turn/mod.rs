@@ -185,21 +185,37 @@ impl Turn {
         &self,
         route: &Route,
         quota: Quota,
-        build: impl FnOnce(&dyn Adapter, &Target<'_>) -> Option<Result<WireRequest, EncodeError>>,
-        read: impl FnOnce(&dyn Adapter, Vec<u8>) -> Result<T, DecodeError>,
+        build: impl Fn(&dyn Adapter, &Target<'_>) -> Option<Result<WireRequest, EncodeError>>,
+        read: impl Fn(&dyn Adapter, Vec<u8>) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, GatewayError> {
-        let lease = self.lease(route).await?;
-        let kind = lease.spec.adapter_for(route.model.as_str());
-        let (adapter, sealer) = (adapter(kind), self.sealer(&lease.spec, route));
-        let Some(request) = build(adapter, &target(&lease, route, &sealer)) else {
-            return Ok(None);
-        };
         let limits = &self.snapshot.config.limits;
         let (timeout, limit) = (limits.timeouts.whole, limits.max_retained);
-        let body =
-            exchange::fetch(&self.upstream, &lease, adapter, request?, quota, timeout, limit)
-                .await?;
-        read(adapter, body).map(Some).map_err(|error| exchange::broken(&lease, error))
+        let mut renewed = false;
+        loop {
+            let lease = self.lease(route).await?;
+            let kind = lease.spec.adapter_for(route.model.as_str());
+            let (adapter, sealer) = (adapter(kind), self.sealer(&lease.spec, route));
+            let Some(request) = build(adapter, &target(&lease, route, &sealer)) else {
+                return Ok(None);
+            };
+            let upstream = &self.upstream;
+            let fetched =
+                exchange::fetch(upstream, &lease, adapter, request?, quota, timeout, limit).await;
+            match (fetched, lease.generation()) {
+                // A token can end before its time.
+                (Err(error @ GatewayError::Refused { status: 401, .. }), Some(generation))
+                    if !renewed =>
+                {
+                    renewed = true;
+                    drop(lease);
+                    self.renew(route, generation).await.map_err(|_| error)?;
+                }
+                (fetched, _) => {
+                    let read = read(adapter, fetched?);
+                    return read.map(Some).map_err(|error| exchange::broken(&lease, error));
+                }
+            }
+        }
     }
 
     fn sealer(&self, spec: &ProviderSpec, route: &Route) -> Sealer {

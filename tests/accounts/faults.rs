@@ -115,6 +115,39 @@ fn known_generation(home: &Path) -> u64 {
     accounts.list.iter().map(|account| account.generation).max().unwrap()
 }
 
+/// F-44. Whoever holds the lock is stopped in the middle of its request: the others wait, and when it goes
+/// on they take what it brought.
+#[test]
+fn f44_a_holder_of_the_lock_that_is_stopped_makes_others_wait_and_nobody_repeat() {
+    let _machine = together();
+    let (authority, home) = (Authority::start(), home("stopped"));
+    fs::write(home.join("config.json"), config(&authority, "http://127.0.0.1:1/v1").to_string())
+        .unwrap();
+    write_account(&home, &authority, "ann", 3600);
+    authority.set(json!({"delay": 1}));
+    let signal = |child: &Child, name: &str| {
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    };
+    let mut holder = refresh(&home);
+    wait_for(|| {
+        fs::read_dir(home.join("refresh")).is_ok_and(|files| {
+            files
+                .flatten()
+                .any(|file| file.path().extension().is_some_and(|ending| ending == "intent"))
+        })
+    });
+    signal(&holder, "STOP");
+    let mut waiting = refresh(&home);
+    sleep(Duration::from_millis(2500));
+    assert!(waiting.try_wait().unwrap().is_none(), "it waits for the lock");
+    signal(&holder, "CONT");
+    assert!(holder.wait().unwrap().success() && waiting.wait().unwrap().success());
+    let seen = authority.seen();
+    assert_eq!((&seen["exchanges"], &seen["replays"]), (&json!(1), &json!(0)));
+    assert_eq!(account(&home)["credential"]["generation"], 2);
+}
+
 /// F-45. The server commits and its answer is lost: the old token serves on, nothing is sent twice.
 #[test]
 fn f45_an_answer_that_is_lost_is_not_asked_for_again_while_the_old_token_serves() {
