@@ -224,7 +224,7 @@ impl Metrics {
                 &["actor", "cause"],
             ),
             credential_refreshes: counter(
-                "ocx_credential_refresh_total",
+                "ocx_oauth_refresh_total",
                 "Renewals of account tokens, by result.",
                 &["provider", "result"],
             ),

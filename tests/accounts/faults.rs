@@ -159,7 +159,7 @@ fn f45_an_answer_that_is_lost_is_not_asked_for_again_while_the_old_token_serves(
         // Due to be renewed, and still good.
         write_account(&home, &authority, "ann", 60);
         let gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
-        let ambiguous = "ocx_credential_refresh_total{provider=\"acme\",result=\"ambiguous\"}";
+        let ambiguous = "ocx_oauth_refresh_total{provider=\"acme\",result=\"ambiguous\"}";
         wait_for(|| gateway.metric(ambiguous) > 0.0);
         for _ in 0..5 {
             assert_eq!(ask(gateway.address).0, 200, "{fault}: the old token is good");

@@ -31,7 +31,7 @@ fn a_token_is_renewed_ahead_of_its_end_without_a_request() {
     assert_eq!(ask(gateway.address).0, 200);
     let seen = authority.seen();
     assert_eq!(seen["replays"], 0);
-    assert!(gateway.metric("ocx_credential_refresh_total{provider=\"acme\",result=\"ok\"}") >= 3.0);
+    assert!(gateway.metric("ocx_oauth_refresh_total{provider=\"acme\",result=\"ok\"}") >= 3.0);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn f43_two_processes_with_fifty_tasks_each_renew_once_per_generation() {
     let adopted: f64 = gateways
         .iter()
         .map(|gateway| {
-            gateway.metric("ocx_credential_refresh_total{provider=\"acme\",result=\"adopted\"}")
+            gateway.metric("ocx_oauth_refresh_total{provider=\"acme\",result=\"adopted\"}")
         })
         .sum();
     println!("{} exchanges, {adopted} adopted", seen["exchanges"]);
