@@ -10,7 +10,7 @@ use ocx::{
     adapters::{HeaderText, Target, WireRequest, adapter},
     callers::Protocol,
     config::{self, ProviderSpec},
-    credentials::{CallerAuth, Credential},
+    credentials::{CallerAuth, Credential, TokenId},
     registry::{self, AuthMode, ProviderEntry},
     routing,
 };
@@ -53,7 +53,10 @@ fn credential(spec: &ProviderSpec) -> Credential {
         AuthMode::Key => Credential::Key(KEY.into()),
         AuthMode::Local => Credential::None,
         AuthMode::Forward => Credential::Forwarded(CallerAuth::pick(header, |_| false)),
-        AuthMode::OAuth => Credential::Account { access: KEY.into(), generation: 1 },
+        AuthMode::OAuth => {
+            let access = KEY.into();
+            Credential::Account { id: TokenId::of(&access), access }
+        }
     }
 }
 

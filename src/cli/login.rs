@@ -46,17 +46,12 @@ async fn log_in(args: &LoginArgs, home: &Home) -> Result<(), String> {
     explain(provider, &vault);
     let mut server = server(login, spec.as_deref(), &network);
     server.discover().await.map_err(|error| error.to_string())?;
-    let flow = async {
-        if server.uses_device() {
-            by_device(&server).await
-        } else {
-            by_browser(&server, args).await
-        }
-    };
-    let late = || format!("nobody logged in within {} seconds", PATIENCE.as_secs());
-    let grant = match actix_web::rt::time::timeout(PATIENCE, flow).await {
-        Ok(grant) => grant?,
-        Err(_) => return Err(late()),
+    let grant = if server.uses_device() {
+        by_device(&server).await?
+    } else {
+        let flow = actix_web::rt::time::timeout(PATIENCE, by_browser(&server, args));
+        let late = |_| format!("nobody logged in within {} seconds", PATIENCE.as_secs());
+        flow.await.map_err(late)??
     };
     if !grant.renews() {
         say("The server gave no refresh token: this login ends with its access token.");
@@ -65,7 +60,7 @@ async fn log_in(args: &LoginArgs, home: &Home) -> Result<(), String> {
         Some(spec) => spec.origin(),
         None => registry::find(provider).and_then(|entry| origin(&entry.base_url)),
     };
-    let account = grant.into_account(provider, origin, now_ms(), server.skew());
+    let account = grant.into_account(provider, origin, server.issuer(), now_ms());
     let kept = vault.change(Repair::Yes, |store| store.log_in(&account));
     kept.map_err(|error| error.to_string())?;
     say(format_args!("Logged in to {provider} as {}.", name(&account)));
@@ -231,7 +226,7 @@ fn open_browser(url: &str) {
 pub(super) fn logout(args: &LogoutArgs, home: &Home) -> ExitCode {
     let vault = Vault::new(home.path());
     let (provider, account) = (&args.provider, args.account.as_deref());
-    let gone = vault.change(Repair::Yes, |store| store.log_out(provider, account));
+    let gone = vault.log_out(provider, account);
     finish(match gone {
         Ok(0) => Err(format!("no such account of `{provider}` is logged in")),
         Ok(count) => {
@@ -312,8 +307,8 @@ async fn renew(vault: &Vault, provider: &str, home: &Home) -> Result<(), String>
     let mut server = server(login, spec.as_deref(), &network);
     let renewed = refresh(vault, &mut server, account, Why::Rejected).await;
     let renewed = renewed.map_err(|error| error.to_string())?;
-    if let Some(pending) = renewed.pending {
-        pending.save().map_err(|error| format!("the new tokens cannot be saved: {error}"))?;
+    if !renewed.saved && !vault.save(provider) {
+        return Err("the new tokens cannot be saved, and are lost when this ends".to_owned());
     }
     say(format_args!("{provider} {}: {}", name(&renewed.account), state(&renewed.account)));
     Ok(())

@@ -91,10 +91,7 @@ fn credentials(spec: &ProviderSpec, home: &Home) -> Vec<(String, Result<Credenti
             vec![(
                 "account".into(),
                 match account {
-                    Ok(Some(account)) => Ok(Credential::Account {
-                        access: account.tokens.access,
-                        generation: account.generation,
-                    }),
+                    Ok(Some(account)) => Ok(Credential::of_account(&account)),
                     Ok(None) => Err(format!("nobody is logged in; `ocx login {provider}`")),
                     Err(error) => Err(error.to_string()),
                 },

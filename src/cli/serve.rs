@@ -10,6 +10,7 @@ use std::{
 
 use actix::{Addr, Arbiter};
 use actix_rt::time::sleep;
+use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{EXIT_CONFIG, Serve, logged_out, network, say};
@@ -24,6 +25,8 @@ use crate::{
     telemetry::{Metrics, logging},
 };
 
+/// What refreshes of tokens have at the end: one call to a server, and the disk.
+const LAST_REFRESHES: Duration = Duration::from_secs(20);
 /// What streams that are told to end have for their terminal event, before actix cuts them.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -301,9 +304,13 @@ impl Running {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = stop => ExitCode::SUCCESS,
-            _ = &mut server => ExitCode::SUCCESS,
-            () = end_streams => ExitCode::SUCCESS,
+            () = stop => {}
+            _ = &mut server => {}
+            () = end_streams => {}
+            () = either(&mut terminate, &mut interrupt) => return ExitCode::FAILURE,
+        }
+        tokio::select! {
+            () = finish_providers(&shared) => ExitCode::SUCCESS,
             () = either(&mut terminate, &mut interrupt) => ExitCode::FAILURE,
         }
     }
@@ -312,6 +319,15 @@ impl Running {
     pub async fn run(self) {
         // An error here is a listener that broke: whoever waits sees it end.
         let _ = self.listening.server.await;
+    }
+}
+
+/// Waits for refreshes that are on their way: a token that comes after our end is lost.
+async fn finish_providers(shared: &Shared) {
+    let snapshot = shared.cell.load_full();
+    let finished = join_all(snapshot.providers.values().map(|provider| provider.finish()));
+    if actix_rt::time::timeout(LAST_REFRESHES, finished).await.is_err() {
+        tracing::warn!("a refresh of tokens did not end in time");
     }
 }
 

@@ -36,6 +36,9 @@ impl fmt::Debug for ProxyChoice {
     }
 }
 
+const AMBIGUOUS: &str =
+    "is ambiguous: percent-encode what is special in the user and password, and the host's name";
+
 impl ProxyChoice {
     /// Reads what a config says: an address, or `direct`.
     ///
@@ -47,10 +50,17 @@ impl ProxyChoice {
             return Ok(Self::Direct);
         }
         let url = Url::parse(text).ok().filter(Url::has_host).ok_or("is no address")?;
-        match url.scheme() {
-            "http" | "socks5" | "socks5h" => Ok(Self::Through(text.to_owned())),
-            _ => Err("must begin with http://, socks5:// or socks5h://, or be `direct`"),
+        if !matches!(url.scheme(), "http" | "socks5" | "socks5h") {
+            return Err("must begin with http://, socks5:// or socks5h://, or be `direct`");
         }
+        // What is dialled is read by another parser: both must see the same.
+        let uri: http::Uri = text.parse().map_err(|_| AMBIGUOUS)?;
+        let port =
+            |port: Option<u16>| port.unwrap_or(if url.scheme() == "http" { 80 } else { 1080 });
+        if uri.host() != url.host_str() || port(uri.port_u16()) != port(url.port()) {
+            return Err(AMBIGUOUS);
+        }
+        Ok(Self::Through(text.to_owned()))
     }
 }
 
@@ -97,7 +107,15 @@ mod tests {
         for good in ["http://proxy:3128", "socks5://u:p@127.0.0.1:1080", "socks5h://p"] {
             assert!(matches!(ProxyChoice::parse(good), Ok(ProxyChoice::Through(_))), "{good}");
         }
-        for bad in ["https://proxy", "ftp://proxy", "proxy:3128", ""] {
+        for bad in [
+            "https://proxy",
+            "ftp://proxy",
+            "proxy:3128",
+            "",
+            "http://u:p|w@proxy:1",
+            "http://pröxy:1",
+            "http:proxy:80",
+        ] {
             assert!(ProxyChoice::parse(bad).is_err(), "{bad}");
         }
         let proxy = ProxyChoice::parse("http://user:secret@proxy:3128").unwrap();

@@ -10,10 +10,11 @@ use base64::{
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
 use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 
 pub use capsule::{CAPSULE_PREFIX, CapsuleKey, Sealer};
 pub use vault::{
-    Account, AccountLock, Accounts, Intent, Opened, Repair, Store, Tokens, Vault, VaultError,
+    Account, AccountLock, Accounts, Intent, Kept, Opened, Repair, Store, Tokens, Vault, VaultError,
     now_ms,
 };
 
@@ -30,9 +31,31 @@ pub enum Credential {
     Account {
         /// The token.
         access: SecretString,
-        /// How often the account's tokens were renewed before: tells an old token from a new one.
-        generation: u64,
+        /// Tells one token from another, whatever account it is of.
+        id: TokenId,
     },
+}
+
+/// Which access token: a part of its digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenId(u64);
+
+impl TokenId {
+    /// Of a token.
+    pub fn of(access: &SecretString) -> Self {
+        let digest: [u8; 32] = Sha256::digest(access.expose_secret().as_bytes()).into();
+        let mut part = [0; 8];
+        part.copy_from_slice(&digest[..8]);
+        Self(u64::from_be_bytes(part))
+    }
+}
+
+impl Credential {
+    /// Of an account's tokens.
+    pub fn of_account(account: &Account) -> Self {
+        let access = account.tokens.access.clone();
+        Self::Account { id: TokenId::of(&access), access }
+    }
 }
 
 /// Headers of the caller that may go to a forward provider, and nowhere else.

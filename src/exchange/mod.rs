@@ -64,9 +64,7 @@ pub async fn open(
     };
     metrics.attempts.with_label_values(&[provider, result]).inc();
     let mut response = opened.map_err(|error| {
-        if !matches!(error, UpstreamError::Denied(_) | UpstreamError::Unsendable(_)) {
-            lease.settle(LeaseOutcome::Failed);
-        }
+        unanswered(&lease, &error);
         failed(&lease, error)
     })?;
     let waited = started.elapsed().as_secs_f64();
@@ -77,9 +75,7 @@ pub async fn open(
         settle(&lease, &response.head, &error);
         return Err(error);
     }
-    if lease.is_on_probation() {
-        lease.settle(LeaseOutcome::Accepted);
-    }
+    lease.succeeded();
     if response.head.content_type == "text/html" {
         let reason = "an HTML page instead of an answer; check the base URL".to_owned();
         return Err(broken(&lease, DecodeError::Malformed(reason)));
@@ -124,15 +120,22 @@ pub async fn fetch(
     let fail = |error| failed(lease, error);
     let exchange = async {
         let upstream = upstream.via(&lease.spec.reach);
-        let mut response = upstream.open(request, timeout).await.map_err(fail)?;
+        let opened = upstream.open(request, timeout).await;
+        let mut response = opened.map_err(|error| {
+            unanswered(lease, &error);
+            fail(error)
+        })?;
         if !response.head.is_success() {
             let body = response.body.read_error().await;
             let error = refuse(lease, &response.head, adapter.refusal(&response.head, &body));
-            if quota == Quota::Calls {
-                settle(lease, &response.head, &error);
+            match quota {
+                Quota::Calls => settle(lease, &response.head, &error),
+                Quota::Own if response.head.status >= 500 => lease.settle(LeaseOutcome::Failed),
+                Quota::Own => lease.succeeded(),
             }
             return Err(error);
         }
+        lease.succeeded();
         response.body.read_all(limit).await.map_err(fail)
     };
     actix_rt::time::timeout(timeout, exchange)
@@ -143,20 +146,29 @@ pub async fn fetch(
 /// A key of several that says no without saying for how long rests for so long.
 const SHORT_REST: Duration = Duration::from_secs(5);
 
-/// Tells the provider what a refusal says about the credential.
+/// Tells the provider that nothing was answered.
+fn unanswered(lease: &Lease, error: &UpstreamError) {
+    // What we refuse ourselves says nothing about the upstream.
+    if !matches!(error, UpstreamError::Denied(_) | UpstreamError::Unsendable(_)) {
+        lease.settle(LeaseOutcome::Failed);
+    }
+}
+
+/// Tells the provider what a refusal says about it and the credential.
 fn settle(lease: &Lease, head: &ResponseHead, error: &GatewayError) {
+    if head.status >= 500 {
+        return lease.settle(LeaseOutcome::Failed);
+    }
     if matches!(lease.credential, Credential::Forwarded(_)) {
         // A caller's own login is the caller's own limit; the provider goes on for others.
-        return;
+        return lease.succeeded();
     }
     let pause = head.retry_after.or(lease.has_others().then_some(SHORT_REST));
     match (error.class(), pause) {
         (ErrorClass::RateLimited, Some(pause)) => lease.settle(LeaseOutcome::RateLimited { pause }),
-        _ if matches!(head.status, 401 | 403) && lease.has_others() => {
-            lease.settle(LeaseOutcome::Refused);
-        }
-        _ if head.status >= 500 => lease.settle(LeaseOutcome::Failed),
-        _ => {}
+        // Not 403: one caller's forbidden model says nothing about the key.
+        _ if head.status == 401 && lease.has_others() => lease.settle(LeaseOutcome::Refused),
+        _ => lease.succeeded(),
     }
 }
 

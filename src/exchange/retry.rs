@@ -49,7 +49,7 @@ pub fn decide(
             Some(Again { cause: "connect", pause: backoff() })
         }
         GatewayError::Upstream { error: UpstreamError::Closed, .. }
-            if attempt == 1 && took < STALE_WITHIN =>
+            if attempt == 1 && took < STALE_WITHIN && retries.posts =>
         {
             Some(Again { cause: "stale_connection", pause: Duration::ZERO })
         }
@@ -88,6 +88,16 @@ fn refused(
             Some(Again { cause: "server_error", pause: backoff })
         }
         _ => None,
+    }
+}
+
+/// Whether an upstream may have begun to work on a call that failed, and may bill it.
+pub fn may_be_billed(error: &GatewayError) -> bool {
+    match error {
+        GatewayError::Dispatch(_) | GatewayError::Encode(_) => false,
+        GatewayError::Upstream { error, .. } => !error.nothing_was_sent(),
+        GatewayError::Refused { status, .. } => *status >= 500,
+        _ => true,
     }
 }
 

@@ -16,11 +16,13 @@ use bytes::{Bytes, BytesMut};
 
 use super::{body, failure::HttpFailure, gateway::Gateway, record::CallRecord, stream::AnswerBody};
 use crate::{
+    actors::DispatchError,
     callers::{Call, Delivery, Emit, EmitterSettings, Protocol},
     error::GatewayError,
+    exchange::retry,
     model::{Ids, Prompt},
     routing::Route,
-    turn::{Answer, Turn, compaction},
+    turn::{Answer, Attempts, Turn, compaction},
 };
 
 /// `POST /v1/responses`.
@@ -111,31 +113,55 @@ pub(super) async fn begin(
     record: &mut CallRecord,
 ) -> Result<(Call, Answer), GatewayError> {
     let plan = turn.plan(&call.model, &call.prompt)?;
+    let mut attempts = Attempts::default();
+    let first = match go_through(&plan, &mut call, turn, record, &mut attempts).await {
+        // Every target is left alone: better ask the first than nobody.
+        Err(GatewayError::Dispatch(DispatchError::CircuitOpen { .. }))
+            if plan.len() > 1 && attempts.made as usize == plan.len() =>
+        {
+            attempts.forced = true;
+            go_through(&plan[..1], &mut call, turn, record, &mut attempts).await
+        }
+        first => first,
+    };
+    first.map(|answer| (call, answer))
+}
+
+/// Asks one route after the other, as long as nothing has been told to the caller.
+async fn go_through(
+    plan: &[Route],
+    call: &mut Call,
+    turn: &Turn,
+    record: &mut CallRecord,
+    attempts: &mut Attempts,
+) -> Result<Answer, GatewayError> {
     let hold = turn.snapshot.config.limits.keepalive_interval;
-    let (mut attempts, last) = (0, plan.len());
-    for (n, route) in (1..).zip(&plan) {
+    let retries = turn.snapshot.config.retries;
+    for (n, route) in (1..).zip(plan) {
         record.routed(route, call.prompt.stream, &turn.snapshot);
         let prompt = asked(&call.prompt, route, turn);
-        match turn.start(&prompt, route, hold).await {
-            Ok(mut answer) => {
-                answer.attempts += attempts;
+        let error = match turn.start(&prompt, route, hold, attempts).await {
+            Ok(answer) => {
                 record.answered(answer.attempts);
                 record.lost(&answer.losses);
                 turn.answered(&call.model, &call.prompt, route);
                 if let Cow::Owned(prompt) = prompt {
                     call.prompt = prompt;
                 }
-                return Ok((call, answer));
+                return Ok(answer);
             }
-            // Nothing has been told to the caller yet.
-            Err(error) if n < last && error.class().is_about_the_provider() => {
-                attempts += 1;
-                let labels = [route.provider.as_str(), "failover"];
-                turn.metrics.retries.with_label_values(&labels).inc();
-                tracing::warn!(provider = %route.provider, combo = call.model, %error, "failover");
-            }
-            Err(error) => return Err(error),
+            Err(error) => error,
+        };
+        let goes_on = n < plan.len()
+            && attempts.are_left()
+            && error.class().is_about_the_provider()
+            && (retries.posts || !retry::may_be_billed(&error));
+        if !goes_on {
+            return Err(error);
         }
+        let labels = [route.provider.as_str(), "failover"];
+        turn.metrics.retries.with_label_values(&labels).inc();
+        tracing::warn!(provider = %route.provider, combo = call.model, %error, "failover");
     }
     Err(GatewayError::Internal)
 }

@@ -69,44 +69,44 @@ impl Grant {
         self.refresh.is_some()
     }
 
-    /// The tokens as they are kept; `now` in milliseconds since 1970, `skew` in seconds. A server that
-    /// sends no new refresh token means that the former one stays good.
-    fn tokens(&self, former: Option<&Tokens>, now: u64, skew: u64) -> Tokens {
-        // A token that lives shortly is not over at once.
-        let usable = self.lifetime - skew.min(self.lifetime / 4);
+    /// The tokens as they are kept; `now` in milliseconds since 1970. A server that sends no new refresh
+    /// token means that the former one stays good.
+    fn tokens(&self, former: Option<&Tokens>, now: u64) -> Tokens {
         let kept = || former.and_then(|former| former.refresh.clone());
         Tokens {
             access: self.access.clone(),
             refresh: self.refresh.clone().or_else(kept),
-            expires: now.saturating_add(usable * 1000),
-            lifetime: usable * 1000,
+            expires: now.saturating_add(self.lifetime * 1000),
+            lifetime: self.lifetime * 1000,
         }
     }
 
-    /// A new login of a provider, whose access token may go to `origin` alone.
+    /// A new login of a provider, whose access token may go to `origin` alone, and whose refresh token to
+    /// `issuer`.
     pub fn into_account(
         self,
         provider: &str,
         origin: Option<String>,
+        issuer: Option<String>,
         now: u64,
-        skew: u64,
     ) -> Account {
         Account {
             provider: provider.to_owned(),
-            tokens: self.tokens(None, now, skew),
+            tokens: self.tokens(None, now),
             id: self.identity.id.unwrap_or_else(|| NAMELESS.to_owned()),
             email: self.identity.email,
             generation: 1,
             needs_login: None,
             added_at: now,
             origin,
+            issuer,
         }
     }
 
     /// The same account, renewed.
-    pub(super) fn renew(&self, former: &Account, now: u64, skew: u64) -> Account {
+    pub(super) fn renew(&self, former: &Account, now: u64) -> Account {
         Account {
-            tokens: self.tokens(Some(&former.tokens), now, skew),
+            tokens: self.tokens(Some(&former.tokens), now),
             generation: former.generation + 1,
             needs_login: None,
             email: former.email.clone().or_else(|| self.identity.email.clone()),
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(with("id_token", xai.into()), ("s".into(), "a@b.c".into()));
         let kimi = jwt(json!({"user_id": "k"}));
         assert_eq!(with("access_token", kimi.into()), ("k".into(), String::new()));
-        assert_eq!(grant(plain()).into_account("p", None, 0, 0).id, "default");
+        assert_eq!(grant(plain()).into_account("p", None, None, 0).id, "default");
     }
 
     #[test]
@@ -177,11 +177,11 @@ mod tests {
         let first = grant(
             json!({"access_token": "a1", "refresh_token": "r1", "expires_in": 3600, "token_type": "bearer"}),
         );
-        let account = first.into_account("p", None, 1_000_000, 120);
-        assert_eq!(account.tokens.expires, 1_000_000 + 3_480_000);
+        let account = first.into_account("p", None, None, 1_000_000);
+        assert_eq!(account.tokens.expires, 1_000_000 + 3_600_000);
         let second = grant(json!({"access_token": "a2", "token_type": "bearer", "expires_in": 8}));
-        let renewed = second.renew(&account, 2_000_000, 120);
+        let renewed = second.renew(&account, 2_000_000);
         assert_eq!(renewed.tokens.refresh.as_ref().unwrap().expose_secret(), "r1");
-        assert_eq!((renewed.generation, renewed.tokens.expires), (2, 2_006_000));
+        assert_eq!((renewed.generation, renewed.tokens.expires), (2, 2_008_000));
     }
 }

@@ -14,5 +14,5 @@ mod server;
 
 pub use authorization::{Authorization, Code, Refusal};
 pub use grant::{Grant, Identity};
-pub use refresh::{Pending, RefreshError, Renewed, Why, refresh};
+pub use refresh::{RefreshError, Renewed, Why, refresh};
 pub use server::{DeviceLogin, LoginError, Server, login_reach};

@@ -5,14 +5,14 @@
 //! quicker; that a use begins is noted before, and what it brought right after. A use whose outcome
 //! nobody knows is not repeated while the old access token serves.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use actix_rt::time::{Instant, sleep};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
 use super::server::{LoginError, Server};
-use crate::credentials::{Account, AccountLock, Intent, Repair, Vault, VaultError, now_ms};
+use crate::credentials::{Account, AccountLock, Intent, Kept, Repair, Vault, now_ms};
 
 /// How long we wait for another who renews the same account.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -37,22 +37,14 @@ pub struct Renewed {
     pub account: Account,
     /// Whether somebody else had fetched them already.
     pub adopted: bool,
-    /// They are not in `auth.json` yet; try again, and keep this until then.
-    pub pending: Option<Pending>,
-}
-
-/// Tokens that the disk did not take, and the lock that keeps others from using the old ones.
-#[derive(Debug)]
-pub struct Pending {
-    vault: Vault,
-    lock: Arc<AccountLock>,
-    account: Account,
+    /// Whether they are on the disk; else the vault has them in memory, to be saved later.
+    pub saved: bool,
 }
 
 /// Why there are no new tokens.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefreshError {
-    /// The login ended: a person must log in again. Noted in the vault.
+    /// The login ended: a person must log in again. Noted in the vault, if it could be.
     #[error("the login ended: {0}")]
     Ended(String),
     /// Somebody logged out.
@@ -78,17 +70,6 @@ impl RefreshError {
     }
 }
 
-impl Pending {
-    /// Tries again to write the tokens down.
-    ///
-    /// # Errors
-    ///
-    /// When the disk does not take them this time either.
-    pub fn save(&self) -> Result<(), VaultError> {
-        self.vault.keep(&self.lock, &self.account)
-    }
-}
-
 /// Renews the tokens of an account of which the caller knows `known`.
 ///
 /// # Errors
@@ -100,17 +81,27 @@ pub async fn refresh(
     known: &Account,
     why: Why,
 ) -> Result<Renewed, RefreshError> {
-    let flight = Flight { vault: vault.clone(), lock: lock(vault, known).await?, server };
-    flight.run(known, why).await
+    let (lock, unsaved) = lock(vault, known).await?;
+    let mut flight = Flight { vault: vault.clone(), lock: Some(lock), server };
+    let result = flight.run(unsaved.as_ref().unwrap_or(known), why).await;
+    if let (Some(unsaved), Some(lock)) = (unsaved, flight.lock.take()) {
+        // Nothing newer came: it stays where it was, in memory, and with it the lock.
+        let vault = vault.clone();
+        blocking(move || vault.keep(lock, &unsaved)).await?;
+    }
+    result
 }
 
-async fn lock(vault: &Vault, account: &Account) -> Result<Arc<AccountLock>, RefreshError> {
+async fn lock(
+    vault: &Vault,
+    account: &Account,
+) -> Result<(AccountLock, Option<Account>), RefreshError> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
         let (vault, provider, id) = (vault.clone(), account.provider.clone(), account.id.clone());
         let taken = blocking(move || vault.try_lock(&provider, &id)).await?;
         if let Some(lock) = taken.map_err(RefreshError::later)? {
-            return Ok(Arc::new(lock));
+            return Ok(lock);
         }
         if Instant::now() >= deadline {
             return Err(RefreshError::later("another process holds the lock of this account"));
@@ -128,22 +119,28 @@ async fn blocking<T: Send + 'static>(
 
 struct Flight<'s> {
     vault: Vault,
-    lock: Arc<AccountLock>,
+    /// Gone when what was renewed is kept.
+    lock: Option<AccountLock>,
     server: &'s mut Server,
 }
 
 impl Flight<'_> {
-    async fn run(self, known: &Account, why: Why) -> Result<Renewed, RefreshError> {
-        let current = self.current(known).await?;
-        if current.generation > known.generation {
-            return Ok(Renewed { account: current, adopted: true, pending: None });
+    async fn run(&mut self, known: &Account, why: Why) -> Result<Renewed, RefreshError> {
+        self.fold(known).await?;
+        let mut current = self.current(known).await?;
+        if current.added_at == known.added_at && current.generation < known.generation {
+            // An old copy of the file was put back: ours are the tokens that are not spent.
+            current = known.clone();
+        } else if is_newer(&current, known) {
+            return Ok(Renewed { account: current, adopted: true, saved: true });
         }
         let Some(token) = current.tokens.refresh.clone() else {
             return Err(self.end(&current, "it cannot be renewed").await);
         };
-        let intent = self.intent(&current, token.expose_secret(), why)?;
+        let intent = self.intent(&current, token.expose_secret(), why).await?;
         let repeated = intent.repeated;
         self.server.discover().await.map_err(RefreshError::later)?;
+        self.check_issuer(&current)?;
         if let Err(error) = self.begin(&current, intent).await {
             if why == Why::Due && current.tokens.is_alive(now_ms()) {
                 return Err(error);
@@ -152,14 +149,11 @@ impl Flight<'_> {
             tracing::error!(provider = current.provider, %error, "a refresh begins without a note of it");
         }
         match self.server.renew(&token).await {
-            Ok(grant) => {
-                let account = grant.renew(&current, now_ms(), self.server.skew());
-                self.keep(account).await
-            }
+            Ok(grant) => self.keep(grant.renew(&current, now_ms())).await,
             Err(LoginError::Refused(code)) if ends_login(&code) => {
                 let newest = self.current(known).await?;
-                if newest.generation > known.generation {
-                    return Ok(Renewed { account: newest, adopted: true, pending: None });
+                if is_newer(&newest, &current) {
+                    return Ok(Renewed { account: newest, adopted: true, saved: true });
                 }
                 let reason =
                     if repeated { format!("{code}, after an answer was lost") } else { code };
@@ -169,11 +163,29 @@ impl Flight<'_> {
             Err(error) => {
                 // What an earlier attempt may have done is still not known.
                 if !repeated {
-                    self.forget(&current).await;
+                    self.forget(&current).await?;
                 }
                 Err(RefreshError::later(error))
             }
         }
+    }
+
+    /// Runs what needs the lock and waits for the disk.
+    async fn locked<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Vault, &AccountLock) -> T + Send + 'static,
+    ) -> Result<T, RefreshError> {
+        let (vault, lock) = (self.vault.clone(), self.lock.take());
+        let lock = lock.ok_or_else(|| RefreshError::later("the lock of this account is gone"))?;
+        let (told, lock) = blocking(move || (work(&vault, &lock), lock)).await?;
+        self.lock = Some(lock);
+        Ok(told)
+    }
+
+    /// What an earlier process brought and did not write down goes first.
+    async fn fold(&mut self, account: &Account) -> Result<(), RefreshError> {
+        let (provider, id) = (account.provider.clone(), account.id.clone());
+        self.locked(move |vault, lock| vault.fold(lock, &provider, &id)).await
     }
 
     async fn current(&self, known: &Account) -> Result<Account, RefreshError> {
@@ -188,58 +200,69 @@ impl Flight<'_> {
         }
     }
 
-    /// The note of this use, unless an earlier use of the same token forbids it for now.
-    fn intent(&self, account: &Account, token: &str, why: Why) -> Result<Intent, RefreshError> {
-        let digest = hex::encode(Sha256::digest(token.as_bytes()));
+    /// The note of this use, unless an earlier use of the same token forbids it for now. One whose
+    /// outcome is not known is repeated as soon as the access token serves no more: then there is nothing
+    /// left that a server could take away.
+    async fn intent(
+        &self,
+        account: &Account,
+        token: &str,
+        why: Why,
+    ) -> Result<Intent, RefreshError> {
+        let refresh_digest = hex::encode(Sha256::digest(token.as_bytes()));
         let now = now_ms();
-        let earlier = self.vault.intent(&account.provider, &account.id);
-        let earlier = earlier.filter(|earlier| earlier.refresh_digest == digest);
+        let (vault, provider, id) =
+            (self.vault.clone(), account.provider.clone(), account.id.clone());
+        let earlier = blocking(move || vault.intent(&provider, &id)).await?;
+        let earlier = earlier.filter(|earlier| {
+            earlier.refresh_digest == refresh_digest && earlier.generation == account.generation
+        });
         if let Some(earlier) = &earlier {
             let serves = why == Why::Due && account.tokens.is_alive(now);
             if serves || now < earlier.started.saturating_add(LEAVE_ALONE) {
                 return Err(RefreshError::unknown("an earlier refresh has no known outcome"));
             }
         }
-        Ok(Intent {
-            generation: account.generation,
-            refresh_digest: digest,
-            started: now,
-            repeated: earlier.is_some(),
-        })
+        let (generation, repeated) = (account.generation, earlier.is_some());
+        Ok(Intent { generation, refresh_digest, started: now, repeated })
     }
 
-    async fn begin(&self, account: &Account, intent: Intent) -> Result<(), RefreshError> {
-        let (vault, lock) = (self.vault.clone(), Arc::clone(&self.lock));
+    /// A refresh token goes where it came from, wherever the config leads by now.
+    fn check_issuer(&self, account: &Account) -> Result<(), RefreshError> {
+        let (Some(meant), now) = (&account.issuer, self.server.issuer()) else { return Ok(()) };
+        if now.as_ref() == Some(meant) {
+            return Ok(());
+        }
+        let now = now.unwrap_or_else(|| "nowhere".to_owned());
+        let reason = format!("its refresh token is for {meant}, and the config leads to {now}");
+        Err(RefreshError::later(reason))
+    }
+
+    async fn begin(&mut self, account: &Account, intent: Intent) -> Result<(), RefreshError> {
         let (provider, id) = (account.provider.clone(), account.id.clone());
-        let begun = blocking(move || vault.begin(&lock, &provider, &id, &intent)).await?;
-        begun.map_err(RefreshError::later)
+        let begun = self.locked(move |vault, lock| vault.begin(lock, &provider, &id, &intent));
+        begun.await?.map_err(RefreshError::later)
     }
 
-    async fn forget(&self, account: &Account) {
-        let (vault, lock) = (self.vault.clone(), Arc::clone(&self.lock));
+    async fn forget(&mut self, account: &Account) -> Result<(), RefreshError> {
         let (provider, id) = (account.provider.clone(), account.id.clone());
-        let _ = blocking(move || vault.forget(&lock, &provider, &id)).await;
+        self.locked(move |vault, lock| vault.forget(lock, &provider, &id)).await
     }
 
-    async fn keep(self, account: Account) -> Result<Renewed, RefreshError> {
-        let pending = Pending { vault: self.vault, lock: self.lock, account: account.clone() };
-        let (kept, pending) = blocking(move || (pending.save(), pending)).await?;
-        let pending = match kept {
-            // The journal has them, which is as good, until somebody repairs the file.
-            Ok(()) | Err(VaultError::Damaged { .. }) => None,
-            Err(error) => {
-                tracing::error!(provider = account.provider, %error, "new tokens cannot be saved yet");
-                Some(pending)
-            }
-        };
-        Ok(Renewed { account, adopted: false, pending })
+    async fn keep(&mut self, account: Account) -> Result<Renewed, RefreshError> {
+        let (vault, new, lock) = (self.vault.clone(), account.clone(), self.lock.take());
+        let lock = lock.ok_or_else(|| RefreshError::later("the lock of this account is gone"))?;
+        let kept = blocking(move || vault.keep(lock, &new)).await?;
+        if let Kept::InMemory(error) = &kept {
+            tracing::error!(provider = account.provider, %error, "new tokens cannot be saved yet");
+        }
+        Ok(Renewed { account, adopted: false, saved: matches!(kept, Kept::OnDisk) })
     }
 
-    async fn end(&self, account: &Account, reason: &str) -> RefreshError {
-        let (vault, lock) = (self.vault.clone(), Arc::clone(&self.lock));
+    async fn end(&mut self, account: &Account, reason: &str) -> RefreshError {
         let (account, told) = (account.clone(), reason.to_owned());
-        let noted = blocking(move || {
-            vault.forget(&lock, &account.provider, &account.id);
+        let noted = self.locked(move |vault, lock| {
+            vault.forget(lock, &account.provider, &account.id);
             vault.change(Repair::No, |store| store.end_login(&account, &told))
         });
         if let Ok(Err(error)) = noted.await {
@@ -249,7 +272,14 @@ impl Flight<'_> {
     }
 }
 
-/// Codes after which the same refresh token never works again.
+/// Whether an account has other tokens than the ones that are known: newer ones of the same login, or
+/// those of another.
+fn is_newer(current: &Account, known: &Account) -> bool {
+    current.added_at != known.added_at || current.generation > known.generation
+}
+
+/// Codes after which the same refresh token never works again. Not `invalid_client`: a wrong `clientId`
+/// in the config can be put right.
 fn ends_login(code: &str) -> bool {
     matches!(
         code,
@@ -258,7 +288,5 @@ fn ends_login(code: &str) -> bool {
             | "refresh_token_expired"
             | "refresh_token_invalidated"
             | "revoked"
-            | "unauthorized_client"
-            | "invalid_client"
     )
 }

@@ -28,8 +28,6 @@ type OAuthClient = Client<
     BasicRevocationErrorResponse,
 >;
 
-/// How long before its end a token counts as over unless the registry says otherwise, in seconds.
-const SKEW: u64 = 300;
 /// How long a person has to confirm a device, at most.
 const DEVICE_WAIT: Duration = Duration::from_secs(15 * 60);
 /// The longest wait between two looks whether it was confirmed.
@@ -93,9 +91,10 @@ impl Server {
         Self { http: Http { upstream, format, headers }, login }
     }
 
-    /// Seconds before its end at which a token counts as over.
-    pub fn skew(&self) -> u64 {
-        self.login.skew_sec.unwrap_or(SKEW)
+    /// Scheme, host and port of where refresh tokens go; known after [`discover`](Self::discover).
+    pub fn issuer(&self) -> Option<String> {
+        let url = Url::parse(self.login.token_url.as_deref()?).ok()?;
+        Some(url.origin().ascii_serialization())
     }
 
     /// Whether people log in with a device code.

@@ -43,9 +43,6 @@ pub struct Login {
     /// Headers of all requests to the authorisation server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// How long before its end a token counts as over, in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub skew_sec: Option<u64>,
 }
 
 /// How a request for a token is written.

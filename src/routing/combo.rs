@@ -79,14 +79,18 @@ impl Affinity {
     /// The targets of a combo in the order in which they are tried for a prompt.
     pub fn order(&self, name: &str, combo: &Combo, prompt: &Prompt) -> Vec<Route> {
         let targets: Vec<Route> = combo.targets.iter().map(route).collect();
+        let first = self.first(name, combo, Conversation::of(prompt), goes_on(prompt));
+        let mut order = targets;
+        let chosen = order.remove(first);
         match combo.strategy {
-            Strategy::Failover => targets,
+            // The others in their order.
+            Strategy::Failover => order.insert(0, chosen),
             Strategy::RoundRobin => {
-                let conversation = Conversation::of(prompt);
-                let first = self.first(name, combo, conversation, goes_on(prompt));
-                rotated(targets, first)
+                order.rotate_left(first);
+                order.insert(0, chosen);
             }
         }
+        order
     }
 
     fn first(&self, name: &str, combo: &Combo, conversation: Conversation, goes_on: bool) -> usize {
@@ -96,6 +100,7 @@ impl Affinity {
             known.and_then(|known| combo.targets.iter().position(|target| route(target) == *known));
         match known {
             Some(known) if goes_on => known,
+            _ if combo.strategy == Strategy::Failover => 0,
             _ if goes_on => by_hash(combo, conversation),
             _ => {
                 let turn = state.turns.get_or_insert_mut(name.to_owned(), || 0);
@@ -114,11 +119,6 @@ impl Affinity {
 
 fn route(target: &Target) -> Route {
     Route { provider: target.provider.clone(), model: target.model.clone() }
-}
-
-fn rotated(mut targets: Vec<Route>, first: usize) -> Vec<Route> {
-    targets.rotate_left(first);
-    targets
 }
 
 /// The target of the `turn`th new conversation.
@@ -209,6 +209,13 @@ mod tests {
         for n in 0..3 {
             assert_eq!(first(&affinity, &combo, &conversation(&n.to_string(), n > 0)), "p0");
         }
+        // Where a conversation went on when the first failed is where its prompt cache is.
+        let route = Route { provider: "p1".into(), model: "m".into() };
+        affinity.remember("c", &conversation("moved", false), &route);
+        let order = affinity.order("c", &combo, &conversation("moved", true));
+        let names: Vec<_> = order.iter().map(|route| route.provider.as_str()).collect();
+        assert_eq!(names, ["p1", "p0", "p2"]);
+        assert_eq!(first(&affinity, &combo, &conversation("moved", false)), "p0", "a new one");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     actors::{DispatchError, Lease, Snapshot, SnapshotCell},
     adapters::{Adapter, DecodeError, EncodeError, Expect, Target, WireRequest, adapter},
     config::ProviderSpec,
-    credentials::{CallerAuth, CapsuleKey, Sealer},
+    credentials::{CallerAuth, CapsuleKey, Sealer, TokenId},
     error::GatewayError,
     exchange::{
         self, Exchange, Quota,
@@ -107,25 +107,30 @@ impl Turn {
         prompt: &Prompt,
         route: &Route,
         hold: Duration,
+        attempts: &mut Attempts,
     ) -> Result<Answer, GatewayError> {
-        let (mut attempts, mut tries) = (1, 1);
+        let mut tries = 1;
         if let Some(provider) = self.snapshot.provider(&route.provider) {
             provider.retries().request();
         }
         let mut credentials = Credentials::default();
         loop {
             let started = Instant::now();
-            let failed = match self.attempt(prompt, route, hold).await {
+            attempts.made += 1;
+            let failed = match self.attempt(prompt, route, hold, attempts.forced).await {
                 Ok(mut answer) => {
-                    answer.attempts = attempts;
+                    answer.attempts = attempts.made;
                     return Ok(answer);
                 }
                 Err(failed) => failed,
             };
+            if attempts.made >= MAX_ATTEMPTS {
+                return Err(credentials.told(failed.error));
+            }
             let again = match credentials.other(&failed) {
-                Some(Other::Token(generation)) => {
+                Some(Other::Token(refused)) => {
                     // A token can end before its time. Callers read of the refusal otherwise.
-                    if self.renew(route, generation).await.is_err() {
+                    if self.renew(route, refused).await.is_err() {
                         return Err(failed.error);
                     }
                     Again { pause: Duration::ZERO, cause: "token" }
@@ -144,7 +149,6 @@ impl Turn {
             let labels = [route.provider.as_str(), again.cause];
             self.metrics.retries.with_label_values(&labels).inc();
             sleep(again.pause).await;
-            attempts += 1;
         }
     }
 
@@ -154,16 +158,19 @@ impl Turn {
     }
 
     /// Waits for newer tokens of a route's account.
-    async fn renew(&self, route: &Route, generation: u64) -> Result<(), DispatchError> {
-        let newest = self.cell.load_full();
-        let provider = newest.provider(&route.provider);
+    async fn renew(&self, route: &Route, refused: TokenId) -> Result<(), DispatchError> {
+        // Of the actor that lends.
+        let provider = self.snapshot.provider(&route.provider);
         let gone = || DispatchError::Failed(route.provider.to_string());
-        provider.ok_or_else(gone)?.renew(generation).await
+        provider.ok_or_else(gone)?.renew(refused).await
     }
 
-    async fn lease(&self, route: &Route) -> Result<Lease, GatewayError> {
+    async fn lease(&self, route: &Route, forced: bool) -> Result<Lease, GatewayError> {
         let failed = || DispatchError::Failed(route.provider.to_string());
         let provider = self.snapshot.provider(&route.provider).ok_or_else(failed)?;
+        if forced {
+            return Ok(provider.dispatch_all_the_same(self.caller.clone()).await?);
+        }
         match provider.dispatch(self.caller.clone()).await {
             // The actor is gone: perhaps a newer generation has another.
             Err(DispatchError::Failed(_)) => {
@@ -192,7 +199,7 @@ impl Turn {
         let (timeout, limit) = (limits.timeouts.whole, limits.max_retained);
         let mut renewed = false;
         loop {
-            let lease = self.lease(route).await?;
+            let lease = self.lease(route, false).await?;
             let kind = lease.spec.adapter_for(route.model.as_str());
             let (adapter, sealer) = (adapter(kind), self.sealer(&lease.spec, route));
             let Some(request) = build(adapter, &target(&lease, route, &sealer)) else {
@@ -201,14 +208,14 @@ impl Turn {
             let upstream = &self.upstream;
             let fetched =
                 exchange::fetch(upstream, &lease, adapter, request?, quota, timeout, limit).await;
-            match (fetched, lease.generation()) {
+            match (fetched, lease.token()) {
                 // A token can end before its time.
-                (Err(error @ GatewayError::Refused { status: 401, .. }), Some(generation))
+                (Err(error @ GatewayError::Refused { status: 401, .. }), Some(token))
                     if !renewed =>
                 {
                     renewed = true;
                     drop(lease);
-                    self.renew(route, generation).await.map_err(|_| error)?;
+                    self.renew(route, token).await.map_err(|_| error)?;
                 }
                 (fetched, _) => {
                     let read = read(adapter, fetched?);
@@ -235,11 +242,12 @@ impl Turn {
         prompt: &Prompt,
         route: &Route,
         hold: Duration,
+        forced: bool,
     ) -> Result<Answer, Failed> {
-        let lease = self.lease(route).await?;
-        let (generation, keys) = (lease.generation(), lease.keys());
+        let lease = self.lease(route, forced).await?;
+        let (token, keys) = (lease.token(), lease.keys());
         let answer = self.exchange(prompt, route, hold, lease).await;
-        answer.map_err(|error| Failed { error, generation, keys })
+        answer.map_err(|error| Failed { error, token, keys })
     }
 
     async fn exchange(
@@ -303,25 +311,44 @@ impl Turn {
     }
 }
 
+/// Requests that one call of a caller may make in all: retries, other keys, other targets.
+const MAX_ATTEMPTS: u32 = 8;
+
+/// What a call has cost so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attempts {
+    /// Requests that were made.
+    pub made: u32,
+    /// Ask also upstreams that are left alone because they failed: there are no others.
+    pub forced: bool,
+}
+
+impl Attempts {
+    /// Whether another request may be made.
+    pub fn are_left(&self) -> bool {
+        self.made < MAX_ATTEMPTS
+    }
+}
+
 /// An attempt that led to no answer, and what it was made with.
 struct Failed {
     error: GatewayError,
-    /// Of the account's tokens.
-    generation: Option<u64>,
+    /// The account's.
+    token: Option<TokenId>,
     /// How many keys the provider has.
     keys: usize,
 }
 
 impl<E: Into<GatewayError>> From<E> for Failed {
     fn from(error: E) -> Self {
-        Self { error: error.into(), generation: None, keys: 1 }
+        Self { error: error.into(), token: None, keys: 1 }
     }
 }
 
 /// Something else to authenticate with.
 enum Other {
-    /// Tokens newer than those of this generation.
-    Token(u64),
+    /// Another token than this.
+    Token(TokenId),
     /// The provider's next key.
     Key,
 }
@@ -339,12 +366,12 @@ impl Credentials {
     /// What to authenticate with instead, if the refusal is about the credential and there is anything.
     fn other(&mut self, failed: &Failed) -> Option<Other> {
         let GatewayError::Refused { status, .. } = &failed.error else { return None };
-        match (status, failed.generation) {
-            (401, Some(generation)) if !self.renewed => {
+        match (status, failed.token) {
+            (401, Some(token)) if !self.renewed => {
                 self.renewed = true;
-                return Some(Other::Token(generation));
+                return Some(Other::Token(token));
             }
-            (401 | 403 | 429, None) if self.keys_tried + 1 < failed.keys => {}
+            (401 | 429, None) if self.keys_tried + 1 < failed.keys => {}
             _ => return None,
         }
         self.keys_tried += 1;

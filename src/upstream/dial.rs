@@ -4,7 +4,7 @@
 //! lacks a setting for `TCP_NODELAY`: without it, small requests wait for the other side's delayed
 //! acknowledgement, some 40 ms.
 
-use std::{future::Future, io, net::SocketAddr, pin::Pin, rc::Rc};
+use std::{future::Future, io, net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
 
 use actix_rt::net::TcpStream;
 use actix_service::Service;
@@ -16,6 +16,9 @@ use super::{
     proxy::Proxies,
 };
 use crate::config::Reach;
+
+/// How long one of several addresses may take.
+const PER_ADDRESS: Duration = Duration::from_secs(3);
 
 /// Connects, and turns Nagle's algorithm off.
 #[derive(Clone)]
@@ -37,7 +40,7 @@ impl Dial {
 
 impl Way {
     async fn connect(&self, https: bool, host: &str, port: u16) -> io::Result<TcpStream> {
-        let Some(proxy) = self.proxies.to(https, host, port) else {
+        let Some(proxy) = self.proxies.to(https, host, port)? else {
             return reach(host, port, self.private).await;
         };
         // A proxy is where the one says who runs us; what it leads to, it resolves itself.
@@ -54,14 +57,18 @@ impl Way {
 async fn reach(host: &str, port: u16, private: bool) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
+    let last = addresses.len();
+    for (n, address) in (1..).zip(addresses) {
         if let Err(denied) = policy::check(address.ip(), private) {
             failed = denied_error(denied, failed);
             continue;
         }
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failed = error,
+        // The whole is bounded elsewhere; one address that swallows packets must not use it up.
+        let patience = if n < last { PER_ADDRESS } else { Duration::MAX };
+        match actix_rt::time::timeout(patience, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failed = error,
+            Err(_) => failed = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(failed)

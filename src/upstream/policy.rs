@@ -40,12 +40,20 @@ enum Class {
 
 /// Alibaba's metadata service.
 const METADATA_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+/// Azure's.
+const METADATA_AZURE: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 /// Amazon's.
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 fn of_v4(ip: Ipv4Addr) -> Class {
     let [a, b, ..] = ip.octets();
-    if ip == METADATA_V4 || ip.is_link_local() || ip.is_multicast() || a == 0 || a >= 240 {
+    if ip == METADATA_V4
+        || ip == METADATA_AZURE
+        || ip.is_link_local()
+        || ip.is_multicast()
+        || a == 0
+        || a >= 240
+    {
         return Class::Never;
     }
     let shared = a == 100 && (64..128).contains(&b);
@@ -66,10 +74,17 @@ fn of_v6(ip: Ipv6Addr) -> Class {
     if ip == METADATA_V6 || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local() {
         return Class::Never;
     }
-    if ip.is_unique_local() { Class::Private } else { Class::Public }
+    match ip.segments() {
+        // Teredo, and NAT64 with a prefix of somebody's own: who knows where they lead.
+        [0x2001, 0, ..] | [0x64, 0xff9b, 1, ..] => Class::Never,
+        // Site-local, which nobody should have any more.
+        [0xfec0..=0xfeff, ..] => Class::Private,
+        _ if ip.is_unique_local() => Class::Private,
+        _ => Class::Public,
+    }
 }
 
-/// The IPv4 address that an IPv6 address leads to: mapped, compatible, 6to4, NAT64.
+/// The IPv4 address that an IPv6 address leads to: mapped, compatible, translated, 6to4, NAT64.
 fn carried(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = ip.segments();
     let join = |high: u16, low: u16| {
@@ -80,7 +95,8 @@ fn carried(ip: Ipv6Addr) -> Option<Ipv4Addr> {
         [0, 0, 0, 0, 0, 0xffff, high, low] => Some(join(high, low)),
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Some(join(high, low)),
         [0x2002, high, low, ..] => Some(join(high, low)),
-        [0x64, 0xff9b, 0 | 1, _, _, _, high, low] => Some(join(high, low)),
+        [0, 0, 0, 0, 0xffff, 0, high, low] => Some(join(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(join(high, low)),
         _ => None,
     }
 }
@@ -111,6 +127,10 @@ mod tests {
             "::ffff:169.254.169.254",
             "2002:a9fe:a9fe::1",
             "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1",
+            "::ffff:0:169.254.169.254",
+            "168.63.129.16",
+            "2001::1",
         ] {
             assert!(!allowed(never, true), "{never}");
         }
@@ -136,7 +156,10 @@ mod tests {
 
     /// The same as a table, which is how the standards have it.
     fn model(ip: IpAddr) -> (bool, bool) {
-        const NEVER: [&str; 9] = [
+        const NEVER: [&str; 12] = [
+            "168.63.129.16/32",
+            "2001::/32",
+            "64:ff9b:1::/48",
             "0.0.0.0/8",
             "169.254.0.0/16",
             "224.0.0.0/4",
@@ -147,7 +170,8 @@ mod tests {
             "fd00:ec2::254/128",
             "::/128",
         ];
-        const PRIVATE: [&str; 8] = [
+        const PRIVATE: [&str; 9] = [
+            "fec0::/10",
             "127.0.0.0/8",
             "10.0.0.0/8",
             "172.16.0.0/12",
@@ -193,6 +217,9 @@ mod tests {
             any::<u128>(),
             any::<u64>().prop_map(|low| (0xfc00_u128 << 112) | u128::from(low)),
             any::<u64>().prop_map(|low| (0xfe80_u128 << 112) | u128::from(low)),
+            any::<u64>().prop_map(|low| (0xfec0_u128 << 112) | u128::from(low)),
+            any::<u64>().prop_map(|low| (0x2001_0000_u128 << 96) | u128::from(low)),
+            any::<u64>().prop_map(|low| (0x64_ff9b_0001_u128 << 80) | u128::from(low)),
             Just(1_u128),
             Just(0_u128),
         ];

@@ -33,8 +33,15 @@ impl Proxies {
     }
 
     /// The proxy for a host; none for this machine, whatever the environment says.
-    pub fn to(&self, https: bool, host: &str, port: u16) -> Option<Proxy> {
-        let matcher = self.matcher.as_ref().filter(|_| self.named || !is_loopback(host))?;
+    ///
+    /// # Errors
+    ///
+    /// When there is one and it is of a kind that we do not speak. It is never gone around.
+    pub fn to(&self, https: bool, host: &str, port: u16) -> io::Result<Option<Proxy>> {
+        let applies = |_: &&Matcher| self.named || !is_loopback(host);
+        let Some(matcher) = self.matcher.as_ref().filter(applies) else {
+            return Ok(None);
+        };
         let scheme = if https { "https" } else { "http" };
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let target = http::Uri::builder()
@@ -42,7 +49,20 @@ impl Proxies {
             .authority(format!("{host}:{port}"))
             .path_and_query("/")
             .build();
-        matcher.intercept(&target.ok()?).map(Proxy)
+        let target = target.map_err(io::Error::other)?;
+        let Some(proxy) = matcher.intercept(&target).map(Proxy) else {
+            let none = || io::Error::other("the `proxy` of this provider cannot be used");
+            return if self.named { Err(none()) } else { Ok(None) };
+        };
+        match proxy.0.uri().scheme_str() {
+            Some("http" | "socks5" | "socks5h") => Ok(Some(proxy)),
+            other => {
+                let kind = other.unwrap_or("nameless");
+                Err(io::Error::other(format!(
+                    "a {kind} proxy is not supported; use http://, socks5:// or socks5h://"
+                )))
+            }
+        }
     }
 }
 
@@ -127,6 +147,29 @@ impl Proxy {
             Some(200..=299) => Ok(stream),
             Some(status) => Err(format!("it answers {status}")),
             None => Err("its answer has no status".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(choice: &ProxyChoice, host: &str) -> io::Result<Option<(String, u16)>> {
+        let proxy = Proxies::new(choice).to(true, host, 443)?;
+        Ok(proxy.map(|proxy| proxy.address()))
+    }
+
+    #[test]
+    fn a_named_proxy_is_used_for_every_host_and_never_gone_around() {
+        let named = ProxyChoice::Through("http://u:p%40w@proxy.example:3128".into());
+        for host in ["api.example.com", "localhost", "::1"] {
+            assert_eq!(to(&named, host).unwrap(), Some(("proxy.example".into(), 3128)), "{host}");
+        }
+        assert_eq!(to(&ProxyChoice::Direct, "api.example.com").unwrap(), None);
+        for odd in ["https://proxy", "socks4://proxy", "no address"] {
+            let odd = ProxyChoice::Through(odd.into());
+            assert!(to(&odd, "api.example.com").is_err(), "{odd:?}");
         }
     }
 }

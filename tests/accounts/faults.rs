@@ -115,6 +115,28 @@ fn known_generation(home: &Path) -> u64 {
     accounts.list.iter().map(|account| account.generation).max().unwrap()
 }
 
+#[test]
+fn l06_a_refresh_that_is_on_its_way_is_waited_for_at_the_end() {
+    let _machine = together();
+    let (authority, model, home) = (Authority::start(), Model::start(), home("terminated"));
+    authority.set(json!({"delay": 1}));
+    // Due as soon as the gateway is up.
+    write_account(&home, &authority, "ann", 60);
+    let gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
+    wait_for(|| {
+        fs::read_dir(home.join("refresh")).is_ok_and(|files| {
+            files
+                .flatten()
+                .any(|file| file.path().extension().is_some_and(|ending| ending == "intent"))
+        })
+    });
+    let pid = gateway.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    wait_for(|| account(&home)["credential"]["generation"] == 2);
+    assert_eq!(authority.seen()["exchanges"], 1);
+    wait_for(|| !Path::new(&format!("/proc/{pid}/fd")).join("0").exists());
+}
+
 /// F-44. Whoever holds the lock is stopped in the middle of its request: the others wait, and when it goes
 /// on they take what it brought.
 #[test]
@@ -185,7 +207,14 @@ fn a_server_that_fails_before_it_does_anything_costs_nothing() {
         let gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
         assert_eq!(ask(gateway.address).0, 200);
         if fault == "throttle" {
+            // It said that it did nothing.
             wait_for(|| account(&home)["credential"]["generation"] == 2);
+        } else {
+            // A server error may hide a success: the old token serves, and nothing is sent meanwhile.
+            sleep(Duration::from_secs(2));
+            assert_eq!(account(&home)["credential"]["generation"], 1);
+            assert_eq!(authority.seen()["exchanges"], 0);
+            assert_eq!(ask(gateway.address).0, 200);
         }
         assert_eq!(authority.seen()["replays"], 0);
     }

@@ -7,7 +7,7 @@ use actix_rt::time::Instant;
 /// So many failures in a row open it.
 const IN_A_ROW: u32 = 5;
 /// Or more failures than successes among at least so many exchanges.
-const AMONG: u32 = 20;
+const AMONG: u64 = 20;
 /// Within so long.
 const WINDOW: Duration = Duration::from_secs(30);
 /// How long it stays open at first; each further opening doubles it.
@@ -15,13 +15,16 @@ const FIRST_REST: Duration = Duration::from_secs(30);
 /// At most.
 const MAX_REST: Duration = Duration::from_secs(300);
 
-/// The state of one upstream, for one credential.
+/// The state of one upstream, for one credential. Successes are counted elsewhere, by whoever has them;
+/// it is told their number when something fails.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Circuit {
     in_a_row: u32,
-    succeeded: u32,
-    failed: u32,
+    failed: u64,
     window: Option<Instant>,
+    /// Successes when something failed last, and when the window began.
+    successes: u64,
+    successes_before: u64,
     open_until: Option<Instant>,
     openings: u32,
 }
@@ -32,44 +35,56 @@ impl Circuit {
         self.open_until?.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
-    /// Lets an exchange through; after a rest one alone, to see. Tells whether its success is news.
+    /// Lets an exchange through, which after a rest is a probe: one alone, to see.
     pub fn admit(&mut self, now: Instant) -> bool {
-        if self.open_until.is_some() {
-            self.open_until = Some(now + self.rest());
-            return true;
+        if self.open_until.is_none() {
+            return false;
         }
-        self.in_a_row > 0 || self.failed > 0
+        self.open_until = Some(now + self.rest());
+        true
     }
 
-    pub fn succeeded(&mut self, now: Instant) {
-        if self.open_until.take().is_some() {
-            *self = Self::default();
+    /// A probe came back with an answer.
+    pub fn closed(&mut self) {
+        *self = Self { successes: self.successes, ..Self::default() };
+    }
+
+    /// A probe ended without saying anything: another may see.
+    pub fn abandoned(&mut self, now: Instant) {
+        self.open_until = self.open_until.map(|_| now);
+    }
+
+    /// An exchange failed, after so many successes in all.
+    pub fn failed(&mut self, now: Instant, probe: bool, successes: u64) {
+        if self.open_until.is_some() {
+            // Those that were on their way when it opened say nothing new.
+            if probe {
+                self.open(now);
+            }
             return;
         }
-        self.in_a_row = 0;
-        self.slide(now);
-        self.succeeded += 1;
+        if successes != self.successes {
+            (self.in_a_row, self.successes) = (0, successes);
+        }
+        if self.window.is_none_or(|since| now - since > WINDOW) {
+            (self.window, self.failed, self.successes_before) = (Some(now), 0, successes);
+        }
+        (self.in_a_row, self.failed) = (self.in_a_row + 1, self.failed + 1);
+        let succeeded = successes - self.successes_before;
+        let mostly = succeeded + self.failed >= AMONG && self.failed > succeeded;
+        if self.in_a_row >= IN_A_ROW || mostly {
+            self.open(now);
+        }
     }
 
-    pub fn failed(&mut self, now: Instant) {
-        self.slide(now);
-        (self.in_a_row, self.failed) = (self.in_a_row + 1, self.failed + 1);
-        let half = self.succeeded + self.failed >= AMONG && self.failed > self.succeeded;
-        if self.open_until.is_some() || self.in_a_row >= IN_A_ROW || half {
-            self.openings += 1;
-            self.open_until = Some(now + self.rest());
-            (self.in_a_row, self.succeeded, self.failed, self.window) = (0, 0, 0, None);
-        }
+    fn open(&mut self, now: Instant) {
+        self.openings += 1;
+        self.open_until = Some(now + self.rest());
+        (self.in_a_row, self.failed, self.window) = (0, 0, None);
     }
 
     fn rest(&self) -> Duration {
         FIRST_REST.saturating_mul(1 << self.openings.saturating_sub(1).min(8)).min(MAX_REST)
-    }
-
-    fn slide(&mut self, now: Instant) {
-        if self.window.is_none_or(|since| now - since > WINDOW) {
-            (self.window, self.succeeded, self.failed) = (Some(now), 0, 0);
-        }
     }
 }
 
@@ -78,47 +93,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_in_a_row_open_it_and_one_success_closes_it() {
+    fn failures_in_a_row_open_it_and_one_answer_closes_it() {
         let (mut circuit, now) = (Circuit::default(), Instant::now());
         for _ in 0..IN_A_ROW {
             assert_eq!(circuit.left(now), None);
-            circuit.failed(now);
+            assert!(!circuit.admit(now));
+            circuit.failed(now, false, 0);
         }
         assert_eq!(circuit.left(now), Some(FIRST_REST));
+        for _ in 0..20 {
+            circuit.failed(now, false, 0);
+        }
+        assert_eq!(circuit.left(now), Some(FIRST_REST), "those that were on their way");
         let later = now + FIRST_REST;
         assert_eq!(circuit.left(later), None);
         assert!(circuit.admit(later), "one may see");
         assert_eq!(circuit.left(later), Some(FIRST_REST), "and no other meanwhile");
-        circuit.failed(later);
+        circuit.abandoned(later);
+        assert!(circuit.left(later).is_none() && circuit.admit(later), "unless it says nothing");
+        circuit.failed(later, true, 0);
         assert_eq!(circuit.left(later), Some(2 * FIRST_REST));
         let much_later = later + 2 * FIRST_REST;
         circuit.admit(much_later);
-        circuit.succeeded(much_later);
+        circuit.closed();
         assert_eq!((circuit.left(much_later), circuit.admit(much_later)), (None, false));
     }
 
     #[test]
-    fn f13_an_upstream_that_fails_half_the_time_is_left_alone_and_a_hiccup_is_not() {
-        let (mut flapping, now) = (Circuit::default(), Instant::now());
-        for n in 0..AMONG {
-            if n % 2 == 0 { flapping.failed(now) } else { flapping.succeeded(now) }
-        }
-        assert_eq!(flapping.left(now), None, "as many good as bad");
-        flapping.failed(now);
-        assert!(flapping.left(now).is_some());
-        let mut hiccup = Circuit::default();
-        for _ in 0..100 {
-            hiccup.failed(now);
-            for _ in 0..3 {
-                hiccup.succeeded(now);
+    fn f13_an_upstream_that_mostly_fails_is_left_alone_and_a_hiccup_is_not() {
+        let now = Instant::now();
+        let run = |pattern: &[bool]| {
+            let (mut circuit, mut successes) = (Circuit::default(), 0);
+            for good in pattern {
+                if *good {
+                    successes += 1;
+                } else {
+                    circuit.failed(now, false, successes);
+                }
             }
-        }
-        assert_eq!(hiccup.left(now), None);
+            circuit.left(now).is_some()
+        };
+        assert!(run(&[false, true].repeat(50)), "every other one");
+        assert!(run(&[false, false, true].repeat(10)));
+        assert!(!run(&[false, true, true, true].repeat(50)));
+        let mut burst = [true].repeat(95);
+        burst.extend([false, true].repeat(5));
+        assert!(!run(&burst), "few among many");
         let mut slow = Circuit::default();
-        for n in 0..100 {
-            let then = now + Duration::from_secs(31 * n);
-            slow.failed(then);
-            slow.succeeded(then);
+        for n in 0..100_u64 {
+            slow.failed(now + Duration::from_secs(31 * n), false, n);
         }
         assert_eq!(
             slow.left(now + Duration::from_secs(3100)),

@@ -7,7 +7,8 @@ use actix_rt::time::Instant;
 
 use super::{
     DispatchError, Lease, LeaseOutcome, ProviderActor,
-    keys::{MAX_PAUSE, NoKey, Pick},
+    keys::{MAX_PAUSE, NoKey},
+    lease::Settling,
     messages::{Dispatch, Drill, Settle},
 };
 use crate::{
@@ -20,7 +21,11 @@ impl Handler<Dispatch> for ProviderActor {
     type Result = Response<Result<Lease, DispatchError>>;
 
     // The mailbox does not limit callers (actix#515), so the slot count does.
-    fn handle(&mut self, Dispatch(caller): Dispatch, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(
+        &mut self,
+        Dispatch { caller, forced }: Dispatch,
+        ctx: &mut Context<Self>,
+    ) -> Self::Result {
         let spec = &self.seed.spec;
         if spec.base_url.contains(['{', '}']) {
             let (provider, base_url) = (spec.id.to_string(), spec.base_url.clone());
@@ -28,8 +33,8 @@ impl Handler<Dispatch> for ProviderActor {
         }
         match spec.auth {
             AuthMode::OAuth => self.lend_account(ctx),
-            AuthMode::Forward => Response::reply(self.lend_login(caller, ctx)),
-            AuthMode::Key | AuthMode::Local => Response::reply(self.lend_key(ctx)),
+            AuthMode::Forward => Response::reply(self.lend_login(caller, forced, ctx)),
+            AuthMode::Key | AuthMode::Local => Response::reply(self.lend_key(forced, ctx)),
         }
     }
 }
@@ -38,66 +43,73 @@ impl ProviderActor {
     fn lend_login(
         &mut self,
         caller: CallerAuth,
+        forced: bool,
         ctx: &mut Context<Self>,
     ) -> Result<Lease, DispatchError> {
         if !caller.is_authorized() {
             return Err(DispatchError::NotLoggedIn(self.seed.spec.id.to_string()));
         }
-        self.lease(Credential::Forwarded(caller), ctx)
+        self.lend(&[Credential::Forwarded(caller)], forced, ctx)
     }
 
-    fn lend_key(&mut self, ctx: &mut Context<Self>) -> Result<Lease, DispatchError> {
+    fn lend_key(&mut self, forced: bool, ctx: &mut Context<Self>) -> Result<Lease, DispatchError> {
         let spec = Arc::clone(&self.seed.spec);
-        let keys: Vec<_> = spec.keys.iter().map(|key| key.resolve(&process_env)).collect();
-        if keys.iter().all(Option::is_none) {
-            if spec.auth != AuthMode::Local && !spec.authorizes_by_header() {
-                return Err(self.no_key());
-            }
-            return self.lease(Credential::None, ctx);
+        let keys = self.keys_now();
+        if keys.iter().any(|key| !matches!(key, Credential::None)) {
+            return self.lend(&keys, forced, ctx);
         }
-        let pick = self.pick(|index| keys.get(index).is_some_and(Option::is_some))?;
-        let key = keys.into_iter().nth(pick.index).flatten();
-        self.lend(key.map_or(Credential::None, Credential::Key), pick, ctx)
+        if spec.auth != AuthMode::Local && !spec.authorizes_by_header() {
+            return Err(self.no_key());
+        }
+        // Nothing to tell keys apart by.
+        self.pick_and_lend(forced, |_| true, |_| Credential::None, 1, ctx)
     }
 
-    /// Lends where there is one credential for all.
-    pub(super) fn lease(
+    /// The keys of the config, each as it is now; nothing where a variable is not set.
+    pub(super) fn keys_now(&self) -> Vec<Credential> {
+        let keys = self.seed.spec.keys.iter().map(|key| key.resolve(&process_env));
+        keys.map(|key| key.map_or(Credential::None, Credential::Key)).collect()
+    }
+
+    /// Lends the next of several credentials that may be used.
+    pub(super) fn lend(
         &mut self,
-        credential: Credential,
+        credentials: &[Credential],
+        forced: bool,
         ctx: &mut Context<Self>,
     ) -> Result<Lease, DispatchError> {
-        let pick = self.pick(|_| true)?;
-        self.lend(credential, pick, ctx)
+        let is_there = |credential: &Credential| !matches!(credential, Credential::None);
+        let count = credentials.iter().filter(|credential| is_there(credential)).count();
+        let has = |index: usize| credentials.get(index).is_some_and(is_there);
+        let nth = |index: usize| credentials.get(index).cloned().unwrap_or(Credential::None);
+        self.pick_and_lend(forced, has, nth, count, ctx)
     }
 
-    fn pick(&mut self, has: impl Fn(usize) -> bool) -> Result<Pick, DispatchError> {
-        let provider = self.seed.spec.id.to_string();
-        let picked = self.keys.pick(Instant::now(), has);
-        picked.map_err(|reason| match reason {
-            NoKey::Resting(left) => DispatchError::CoolingDown { provider, left },
-            NoKey::Open(left) => DispatchError::CircuitOpen { provider, left },
-        })
-    }
-
-    fn lend(
-        &self,
-        credential: Credential,
-        pick: Pick,
+    fn pick_and_lend(
+        &mut self,
+        forced: bool,
+        has: impl Fn(usize) -> bool,
+        nth: impl Fn(usize) -> Credential,
+        of: usize,
         ctx: &mut Context<Self>,
     ) -> Result<Lease, DispatchError> {
         let spec = &self.seed.spec;
+        let provider = || spec.id.to_string();
+        // First, so that a probe that is picked is also sent.
         let Ok(slot) = Arc::clone(&self.seed.slots).try_acquire_owned() else {
-            return Err(DispatchError::Saturated(spec.id.to_string()));
+            return Err(DispatchError::Saturated(provider()));
         };
-        Ok(Lease {
-            spec: Arc::clone(spec),
-            credential,
+        let pick = self.keys.pick(Instant::now(), forced, has).map_err(|reason| match reason {
+            NoKey::Resting(left) => DispatchError::CoolingDown { provider: provider(), left },
+            NoKey::Open(left) => DispatchError::CircuitOpen { provider: provider(), left },
+        })?;
+        let to = Settling {
             pick,
-            of: self.keys.len(),
-            settle: ctx.address().downgrade().recipient(),
-            retirement: Arc::clone(&self.seed.retirement),
-            _slot: slot,
-        })
+            successes: self.keys.successes(pick.index),
+            actor: ctx.address().downgrade().recipient(),
+        };
+        let retirement = Arc::clone(&self.seed.retirement);
+        Ok(Lease::new(Arc::clone(spec), nth(pick.index), of, to, retirement, slot))
     }
 
     fn no_key(&self) -> DispatchError {
@@ -119,13 +131,14 @@ impl Handler<Settle> for ProviderActor {
         let now = Instant::now();
         match outcome {
             LeaseOutcome::RateLimited { pause } => {
-                self.keys.rate_limited(pick.index, pause, now);
+                self.keys.rate_limited(pick, pause, now);
                 self.publish_state();
                 ctx.run_later(pause.min(MAX_PAUSE), |this, _| this.publish_state());
             }
-            LeaseOutcome::Refused => self.keys.refused(pick.index, now),
-            LeaseOutcome::Accepted => self.keys.accepted(pick.index, now),
-            LeaseOutcome::Failed => self.keys.failed(pick.index, now),
+            LeaseOutcome::Refused => self.keys.refused(pick, now),
+            LeaseOutcome::Accepted => self.keys.accepted(pick),
+            LeaseOutcome::Failed => self.keys.failed(pick, now),
+            LeaseOutcome::Abandoned => self.keys.abandoned(pick, now),
         }
     }
 }

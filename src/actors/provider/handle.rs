@@ -6,9 +6,13 @@ use actix::{Addr, MailboxError};
 
 use super::{
     Describe, DispatchError, Lease, ProviderActor, ProviderStatus, Retire, RetryBudget,
-    messages::{Dispatch, Drill, ListModels, Renew},
+    messages::{Dispatch, Drill, Finish, ListModels, Renew},
 };
-use crate::{adapters::ModelInfo, config::ProviderSpec, credentials::CallerAuth};
+use crate::{
+    adapters::ModelInfo,
+    config::ProviderSpec,
+    credentials::{CallerAuth, TokenId},
+};
 
 /// A provider, for everybody else.
 pub struct ProviderHandle {
@@ -55,23 +59,42 @@ impl ProviderHandle {
     ///
     /// When the provider will not lend now, and why.
     pub async fn dispatch(&self, caller: CallerAuth) -> Result<Lease, DispatchError> {
-        match self.addr.send(Dispatch(caller)).await {
+        self.lend(Dispatch { caller, forced: false }).await
+    }
+
+    /// The same, also while the upstream is left alone because it failed: for who has no other.
+    ///
+    /// # Errors
+    ///
+    /// As [`dispatch`](Self::dispatch).
+    pub async fn dispatch_all_the_same(&self, caller: CallerAuth) -> Result<Lease, DispatchError> {
+        self.lend(Dispatch { caller, forced: true }).await
+    }
+
+    async fn lend(&self, dispatch: Dispatch) -> Result<Lease, DispatchError> {
+        match self.addr.send(dispatch).await {
             Ok(answer) => answer,
             Err(_) if self.is_alive() => Err(DispatchError::Restarted(self.spec.id.to_string())),
             Err(_) => Err(DispatchError::Failed(self.spec.id.to_string())),
         }
     }
 
-    /// Waits for tokens newer than those of `generation`, which the upstream refused.
+    /// Waits for another token than `refused`, which the upstream did not take.
     ///
     /// # Errors
     ///
     /// When there are none.
-    pub async fn renew(&self, generation: u64) -> Result<(), DispatchError> {
-        match self.addr.send(Renew(generation)).await {
+    pub async fn renew(&self, refused: TokenId) -> Result<(), DispatchError> {
+        match self.addr.send(Renew(refused)).await {
             Ok(answer) => answer,
             Err(_) => Err(DispatchError::Restarted(self.spec.id.to_string())),
         }
+    }
+
+    /// Waits until what must not be cut off is done: the process is about to end.
+    pub async fn finish(&self) {
+        // A provider that is gone has nothing left to do.
+        let _ = self.addr.send(Finish).await;
     }
 
     /// The models it offers; those of the config if it cannot say.

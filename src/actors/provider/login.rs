@@ -5,7 +5,7 @@
 //! beside the actor, so that no waiter that leaves, and no restart of the actor, cancels it halfway.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     time::{Duration, SystemTime},
 };
@@ -14,10 +14,13 @@ use actix::prelude::*;
 use actix_rt::time::Instant;
 use tokio::sync::oneshot;
 
-use super::{DispatchError, Lease, ProviderActor, messages::Renew};
+use super::{
+    DispatchError, Lease, ProviderActor,
+    messages::{Finish, Renew},
+};
 use crate::{
-    credentials::{Account, Credential, Opened, VaultError, now_ms},
-    oauth::{Pending, RefreshError, Renewed, Server, Why, login_reach, refresh},
+    credentials::{Account, Credential, Opened, TokenId, VaultError, now_ms},
+    oauth::{RefreshError, Renewed, Server, Why, login_reach, refresh},
     upstream::Upstream,
 };
 
@@ -33,6 +36,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Who may wait for tokens.
 const MAX_WAITING: usize = 1024;
+/// Logins that are known to be over although the vault may not say so.
+const MAX_ENDED: usize = 16;
 /// Requests that begin now must end before the token does, in milliseconds.
 const GRACE: u64 = 5_000;
 
@@ -42,24 +47,35 @@ pub(super) struct LoginState {
     account: Option<Account>,
     /// Why there is none.
     missing: Option<String>,
-    /// The generation that the provider refused.
-    rejected: Option<u64>,
+    /// The token that the provider refused.
+    rejected: Option<TokenId>,
+    ended: Vec<Ended>,
     /// What `auth.json` was when it was read.
     stamp: Option<Stamp>,
     looked: Option<Instant>,
     loading: bool,
     renewing: bool,
+    /// The process is about to end: nothing new is begun.
+    finishing: bool,
     failures: u32,
     /// No refresh before, and why.
     paused: Option<(Instant, String)>,
     waiting: Vec<Waiting>,
-    pending: Option<Pending>,
+    finished: Vec<oneshot::Sender<()>>,
     timer: Option<SpawnHandle>,
+}
+
+/// Tokens of a login that is over.
+struct Ended {
+    id: String,
+    added_at: u64,
+    generation: u64,
+    reason: String,
 }
 
 enum Waiting {
     Lease(oneshot::Sender<Result<Lease, DispatchError>>),
-    Renewal(u64, oneshot::Sender<Result<(), DispatchError>>),
+    Renewal(oneshot::Sender<Result<(), DispatchError>>),
 }
 
 type Stamp = (u64, u64, Option<SystemTime>);
@@ -74,24 +90,25 @@ struct Refreshed(Result<Renewed, RefreshError>);
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Saved(Option<Pending>);
+struct Saved {
+    all: bool,
+}
 
 impl LoginState {
     /// The access token, if it may be sent now.
-    fn alive(&self) -> Option<&Account> {
-        let alive = |account: &&Account| {
-            let grace = GRACE.min(account.tokens.lifetime / 4);
-            account.tokens.is_alive(now_ms().saturating_add(grace))
-                && self.rejected != Some(account.generation)
-        };
-        self.account.as_ref().filter(alive)
+    fn alive(&self) -> Option<Credential> {
+        let account = self.account.as_ref()?;
+        let grace = GRACE.min(account.tokens.lifetime / 4);
+        if !account.tokens.is_alive(now_ms().saturating_add(grace)) {
+            return None;
+        }
+        let credential = Credential::of_account(account);
+        (self.rejected.is_none() || self.rejected != token(&credential)).then_some(credential)
     }
 
     /// What is sent to the provider, if there is anything.
     pub fn credential(&self) -> Option<Credential> {
-        let account = self.alive()?;
-        let access = account.tokens.access.clone();
-        Some(Credential::Account { access, generation: account.generation })
+        self.alive()
     }
 
     /// What a person must do, if anything.
@@ -104,11 +121,26 @@ impl LoginState {
         self.loading || self.renewing
     }
 
+    fn ended(&self, account: &Account) -> Option<&Ended> {
+        self.ended.iter().find(|ended| {
+            ended.id == account.id
+                && ended.added_at == account.added_at
+                && ended.generation >= account.generation
+        })
+    }
+
     /// Ends the timers, which would keep a retired actor alive.
     pub fn abandon(&mut self, ctx: &mut Context<ProviderActor>) {
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
         }
+    }
+}
+
+fn token(credential: &Credential) -> Option<TokenId> {
+    match credential {
+        Credential::Account { id, .. } => Some(*id),
+        _ => None,
     }
 }
 
@@ -119,8 +151,8 @@ impl ProviderActor {
         ctx: &mut Context<Self>,
     ) -> Response<Result<Lease, DispatchError>> {
         self.look(ctx);
-        if let Some(credential) = self.login.credential() {
-            return Response::reply(self.lease(credential, ctx));
+        if let Some(credential) = self.login.alive() {
+            return Response::reply(self.lend(&[credential], false, ctx));
         }
         if let Err(error) = self.want_tokens(ctx) {
             return Response::reply(Err(error));
@@ -131,25 +163,27 @@ impl ProviderActor {
         Response::fut(async move { receiver.await.unwrap_or(Err(restarted)) })
     }
 
-    /// Sees to it that tokens come, or says why they do not.
+    /// Sees to it that tokens come, or says why they do not. Never renews a token that may be sent.
     fn want_tokens(&mut self, ctx: &mut Context<Self>) -> Result<(), DispatchError> {
         let provider = || self.seed.spec.id.to_string();
-        if self.login.waiting.len() >= MAX_WAITING {
+        let login = &self.login;
+        if login.waiting.len() >= MAX_WAITING {
             return Err(DispatchError::Saturated(provider()));
         }
-        if self.login.is_busy() {
+        if login.is_busy() {
             return Ok(());
         }
-        let now = Instant::now();
-        if let Some((until, reason)) = &self.login.paused
-            && let Some(left) = until.checked_duration_since(now)
+        if let Some((until, reason)) = &login.paused
+            && let Some(left) = until.checked_duration_since(Instant::now())
         {
             let (provider, reason) = (provider(), reason.clone());
             return Err(DispatchError::LoginStalled { provider, reason, left });
         }
-        match (&self.login.account, &self.login.missing) {
+        match (&login.account, &login.missing) {
+            (Some(_), _) if login.finishing => Err(DispatchError::Restarted(provider())),
             (Some(account), _) => {
-                let rejected = self.login.rejected == Some(account.generation);
+                let current = token(&Credential::of_account(account));
+                let rejected = login.rejected.is_some() && login.rejected == current;
                 self.renew(if rejected { Why::Rejected } else { Why::Due }, ctx);
                 Ok(())
             }
@@ -170,7 +204,8 @@ impl ProviderActor {
         let due = self.login.looked.is_none_or(|looked| now - looked >= LOOK_EVERY);
         if due && !self.login.is_busy() {
             self.login.looked = Some(now);
-            if self.stamp() != self.login.stamp || self.login.stamp.is_none() {
+            let stamp = self.stamp();
+            if stamp != self.login.stamp || stamp.is_none() {
                 self.load(ctx);
             }
         }
@@ -187,10 +222,12 @@ impl ProviderActor {
         self.login.looked = Some(Instant::now());
         let (vault, stamp, address) = (self.seed.vault.clone(), self.stamp(), ctx.address());
         actix_rt::spawn(async move {
+            let path = vault.path();
             let opened = tokio::task::spawn_blocking(move || vault.open()).await;
-            if let Ok(opened) = opened {
-                address.do_send(Loaded(opened, stamp));
-            }
+            let opened = opened.unwrap_or_else(|error| {
+                Err(VaultError::Io { path, error: io::Error::other(error) })
+            });
+            address.do_send(Loaded(opened, stamp));
         });
     }
 
@@ -203,41 +240,44 @@ impl ProviderActor {
         let (vault, network) = (self.seed.vault.clone(), self.seed.network.clone());
         let reach = login_reach(&login, &spec.reach);
         let address = ctx.address();
-        actix_rt::spawn(async move {
+        let flight = async move {
             let mut server = Server::new(login, Upstream::new(&network).via(&reach));
-            let result = refresh(&vault, &mut server, &account, why).await;
+            refresh(&vault, &mut server, &account, why).await
+        };
+        actix_rt::spawn(async move {
+            // A task of its own, so that a panic in it is an answer too.
+            let result = actix_rt::spawn(flight).await.unwrap_or_else(|error| {
+                Err(RefreshError::Later { reason: error.to_string(), ambiguous: true })
+            });
             address.do_send(Refreshed(result));
         });
     }
 
     /// Serves whoever can be served, or tells all of them why not.
     fn serve_waiting(&mut self, ctx: &mut Context<Self>) {
-        let alive = self.login.credential();
-        let mut left = Vec::new();
-        for waiting in std::mem::take(&mut self.login.waiting) {
-            match (waiting, &alive) {
-                // Whoever hung up needs none; a lease that is not taken frees its slot.
-                (Waiting::Lease(sender), Some(credential)) => {
-                    let _ = sender.send(self.lease(credential.clone(), ctx));
-                }
-                (Waiting::Renewal(old, sender), Some(Credential::Account { generation, .. }))
-                    if *generation > old =>
-                {
-                    let _ = sender.send(Ok(()));
-                }
-                (waiting, _) => left.push(waiting),
-            }
+        let waiting = std::mem::take(&mut self.login.waiting);
+        if waiting.is_empty() {
+            return;
         }
-        if left.is_empty() {
+        // Whoever hung up needs nothing; a lease that is not taken frees its slot.
+        if let Some(credential) = self.login.alive() {
+            for waiting in waiting {
+                match waiting {
+                    Waiting::Lease(sender) => {
+                        drop(sender.send(self.lend(std::slice::from_ref(&credential), false, ctx)));
+                    }
+                    Waiting::Renewal(sender) => drop(sender.send(Ok(()))),
+                }
+            }
             return;
         }
         match self.want_tokens(ctx) {
-            Ok(()) => self.login.waiting = left,
+            Ok(()) => self.login.waiting = waiting,
             Err(error) => {
-                for waiting in left {
+                for waiting in waiting {
                     match waiting {
                         Waiting::Lease(sender) => drop(sender.send(Err(error.clone()))),
-                        Waiting::Renewal(_, sender) => drop(sender.send(Err(error.clone()))),
+                        Waiting::Renewal(sender) => drop(sender.send(Err(error.clone()))),
                     }
                 }
             }
@@ -247,7 +287,7 @@ impl ProviderActor {
     /// Looks again when the token is due, and at the clock before that.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         self.login.abandon(ctx);
-        if self.seed.retirement.is_retired() {
+        if self.seed.retirement.is_retired() || self.login.finishing {
             return;
         }
         let Some(account) = &self.login.account else { return };
@@ -303,7 +343,13 @@ impl Handler<Loaded> for ProviderActor {
         match opened {
             Ok(opened) => {
                 login.stamp = stamp;
-                let accounts = opened.store.accounts(&provider);
+                let mut accounts = opened.store.accounts(&provider);
+                // What is over stays over, also where it could not be noted.
+                for account in &mut accounts.list {
+                    if let Some(ended) = login.ended(account) {
+                        account.needs_login = Some(ended.reason.clone());
+                    }
+                }
                 let usable = accounts.usable().cloned();
                 let elsewhere = usable.as_ref().and_then(|used| leads_elsewhere(used, &origin));
                 let newer = usable.filter(|_| elsewhere.is_none());
@@ -312,11 +358,17 @@ impl Handler<Loaded> for ProviderActor {
                         || accounts.list.first().and_then(|first| first.needs_login.clone());
                     elsewhere.or_else(ended).unwrap_or_else(|| "nobody is logged in".to_owned())
                 });
-                // Tokens that the disk did not take are newer than what it holds.
-                if login.pending.is_none() || newer.is_none() {
-                    if newer.as_ref().map(|new| (&new.id, new.generation))
-                        != login.account.as_ref().map(|old| (&old.id, old.generation))
-                    {
+                let same =
+                    |new: &Account, old: &Account| new.id == old.id && new.added_at == old.added_at;
+                let (known, found) = (login.account.as_ref(), newer.as_ref());
+                let older = known.zip(found).is_some_and(|(known, found)| {
+                    same(found, known) && found.generation < known.generation
+                });
+                if !older {
+                    let unchanged = known.zip(found).is_some_and(|(known, found)| {
+                        same(found, known) && found.generation == known.generation
+                    });
+                    if !unchanged {
                         (login.paused, login.failures) = (None, 0);
                     }
                     login.account = newer;
@@ -336,6 +388,7 @@ impl Handler<Loaded> for ProviderActor {
         self.publish_state();
         self.serve_waiting(ctx);
         self.arm(ctx);
+        self.finish(ctx);
     }
 }
 
@@ -357,8 +410,7 @@ impl Handler<Refreshed> for ProviderActor {
                 );
                 login.account = Some(renewed.account);
                 (login.paused, login.failures, login.missing) = (None, 0, None);
-                if renewed.pending.is_some() {
-                    login.pending = renewed.pending;
+                if !renewed.saved {
                     ctx.run_later(SAVE_EVERY, Self::save);
                 }
                 result
@@ -373,7 +425,17 @@ impl Handler<Refreshed> for ProviderActor {
             }
             Err(error) => {
                 tracing::error!(provider, %error, "the login of this provider is over");
-                (login.account, login.missing) = (None, None);
+                if let Some(Account { id, added_at, generation, .. }) = login.account.take() {
+                    let reason = match error {
+                        RefreshError::Ended(reason) => reason,
+                        other => other.to_string(),
+                    };
+                    if login.ended.len() >= MAX_ENDED {
+                        login.ended.remove(0);
+                    }
+                    login.ended.push(Ended { id, added_at, generation, reason });
+                }
+                login.missing = None;
                 "needs_login"
             }
         };
@@ -385,31 +447,34 @@ impl Handler<Refreshed> for ProviderActor {
         self.publish_state();
         self.serve_waiting(ctx);
         self.arm(ctx);
+        self.finish(ctx);
     }
 }
 
 impl ProviderActor {
     fn save(&mut self, ctx: &mut Context<Self>) {
-        let Some(pending) = self.login.pending.take() else { return };
-        let address = ctx.address();
+        let provider = self.seed.spec.id.to_string();
+        if !self.seed.vault.has_unsaved(&provider) {
+            return;
+        }
+        let (vault, address) = (self.seed.vault.clone(), ctx.address());
         actix_rt::spawn(async move {
-            let saved = tokio::task::spawn_blocking(move || match pending.save() {
-                Ok(()) => None,
-                Err(_) => Some(pending),
-            });
-            if let Ok(left) = saved.await {
-                address.do_send(Saved(left));
-            }
+            let saved = tokio::task::spawn_blocking(move || vault.save(&provider)).await;
+            address.do_send(Saved { all: saved.unwrap_or(false) });
         });
     }
 
-    /// The last try to write tokens down before the process ends.
-    pub(super) fn save_now(&mut self) {
-        if let Some(pending) = self.login.pending.take()
-            && let Err(error) = pending.save()
-        {
-            let provider = self.seed.spec.id.as_str();
-            tracing::error!(provider, %error, "new tokens are lost: log in again");
+    /// Tells who waits for the end that nothing is left to do: no refresh is on its way, and what the disk
+    /// did not take was tried once more.
+    fn finish(&mut self, ctx: &mut Context<Self>) {
+        if self.login.finished.is_empty() || self.login.is_busy() {
+            return;
+        }
+        if self.seed.vault.has_unsaved(self.seed.spec.id.as_str()) {
+            return self.save(ctx);
+        }
+        for waiting in self.login.finished.drain(..) {
+            let _ = waiting.send(());
         }
     }
 }
@@ -417,33 +482,47 @@ impl ProviderActor {
 impl Handler<Saved> for ProviderActor {
     type Result = ();
 
-    fn handle(&mut self, Saved(left): Saved, ctx: &mut Context<Self>) {
-        match left {
-            Some(pending) => {
-                self.login.pending = Some(pending);
-                ctx.run_later(SAVE_EVERY, Self::save);
-            }
-            None => tracing::info!(provider = %self.seed.spec.id, "new tokens are saved now"),
+    fn handle(&mut self, Saved { all }: Saved, ctx: &mut Context<Self>) {
+        let provider = &self.seed.spec.id;
+        match (all, self.login.finishing) {
+            (true, _) => tracing::info!(%provider, "new tokens are saved now"),
+            (false, true) => tracing::error!(%provider, "new tokens are lost: log in again"),
+            (false, false) => drop(ctx.run_later(SAVE_EVERY, Self::save)),
         }
+        for waiting in self.login.finished.drain(..) {
+            let _ = waiting.send(());
+        }
+    }
+}
+
+impl Handler<Finish> for ProviderActor {
+    type Result = Response<()>;
+
+    fn handle(&mut self, _: Finish, ctx: &mut Context<Self>) -> Self::Result {
+        let (sender, receiver) = oneshot::channel();
+        self.login.finishing = true;
+        self.login.finished.push(sender);
+        self.finish(ctx);
+        Response::fut(async move { receiver.await.unwrap_or_default() })
     }
 }
 
 impl Handler<Renew> for ProviderActor {
     type Result = Response<Result<(), DispatchError>>;
 
-    fn handle(&mut self, Renew(generation): Renew, ctx: &mut Context<Self>) -> Self::Result {
-        let known = self.login.account.as_ref().map(|account| account.generation);
-        if known.is_some_and(|known| known > generation) && self.login.alive().is_some() {
-            return Response::reply(Ok(()));
+    fn handle(&mut self, Renew(refused): Renew, ctx: &mut Context<Self>) -> Self::Result {
+        let known = self.login.account.as_ref().and_then(|a| token(&Credential::of_account(a)));
+        if known == Some(refused) {
+            self.login.rejected = Some(refused);
         }
-        if known == Some(generation) {
-            self.login.rejected = Some(generation);
+        if self.login.alive().is_some() {
+            return Response::reply(Ok(()));
         }
         if let Err(error) = self.want_tokens(ctx) {
             return Response::reply(Err(error));
         }
         let (sender, receiver) = oneshot::channel();
-        self.login.waiting.push(Waiting::Renewal(generation, sender));
+        self.login.waiting.push(Waiting::Renewal(sender));
         let restarted = DispatchError::Restarted(self.seed.spec.id.to_string());
         Response::fut(async move { receiver.await.unwrap_or(Err(restarted)) })
     }

@@ -5,22 +5,32 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::{Lease, LeaseOutcome, keys::Pick};
-use crate::credentials::CallerAuth;
+use crate::credentials::{CallerAuth, TokenId};
 
 /// Asks for leave to run one exchange now. Answered with a [`Lease`] or a typed refusal.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Lease, DispatchError>")]
-pub(super) struct Dispatch(pub CallerAuth);
+pub(super) struct Dispatch {
+    /// The caller's own login.
+    pub caller: CallerAuth,
+    /// Lend also while the upstream is left alone: there is no other.
+    pub forced: bool,
+}
 
 /// Tells how an exchange went, where the provider must know.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Settle(pub Pick, pub LeaseOutcome);
 
-/// Asks for tokens newer than those of a generation, which the upstream refused.
+/// Asks for another token than this, which the upstream refused.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), DispatchError>")]
-pub(super) struct Renew(pub u64);
+pub(super) struct Renew(pub TokenId);
+
+/// Ends what must not be cut off: the process is about to end. Answered when that is done.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Finish;
 
 /// Asks for the model list; waits for a fetch if there is none yet.
 #[derive(Debug, Message)]

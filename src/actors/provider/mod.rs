@@ -17,7 +17,10 @@ use actix_rt::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::ProviderSpec, credentials::Vault, registry::AuthMode, telemetry::Metrics,
+    config::ProviderSpec,
+    credentials::{Credential, Vault},
+    registry::AuthMode,
+    telemetry::Metrics,
     upstream::Network,
 };
 
@@ -119,7 +122,13 @@ impl ProviderActor {
     }
 
     fn cooling_left(&self) -> Option<Duration> {
-        self.keys.left(Instant::now())
+        let keys = self.keys_now();
+        let none = keys.iter().all(|key| matches!(key, Credential::None));
+        // A provider without keys has one place for all of its calls.
+        let has = |index: usize| {
+            none || keys.get(index).is_some_and(|key| !matches!(key, Credential::None))
+        };
+        self.keys.left(Instant::now(), has)
     }
 
     /// What it needs before it can answer, in words.
@@ -139,10 +148,6 @@ impl Actor for ProviderActor {
         if self.seed.spec.auth == AuthMode::OAuth {
             self.load(ctx);
         }
-    }
-
-    fn stopped(&mut self, _: &mut Self::Context) {
-        self.save_now();
     }
 }
 

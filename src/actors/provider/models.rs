@@ -72,12 +72,13 @@ impl Handler<ListModels> for ProviderActor {
         if let (true, Some(known)) = (fresh, &self.models.known) {
             return Response::reply(Arc::clone(known));
         }
-        let Some(credential) = self.models_credential() else {
-            return Response::reply(configured(&self.seed.spec));
-        };
         if !std::mem::replace(&mut self.models.recalled, true) {
             self.models.known = self.recall();
         }
+        let Some(credential) = self.models_credential() else {
+            let known = self.models.known.clone();
+            return Response::reply(known.unwrap_or_else(|| configured(&self.seed.spec)));
+        };
         let (sender, receiver) = oneshot::channel();
         self.models.waiting.push(sender);
         if self.models.fetching.is_none() {
@@ -110,8 +111,12 @@ impl ProviderActor {
             AuthMode::Forward => None,
             AuthMode::OAuth => self.login.credential(),
             AuthMode::Key | AuthMode::Local => {
-                let key = spec.keys.iter().find_map(|key| key.resolve(&process_env));
-                Some(key.map_or(Credential::None, Credential::Key))
+                let keys = self.keys_now();
+                let has = |index: usize| {
+                    keys.get(index).is_some_and(|key| !matches!(key, Credential::None))
+                };
+                let index = self.keys.any(Instant::now(), has);
+                Some(index.map_or(Credential::None, |index| keys[index].clone()))
             }
         }
     }
@@ -123,7 +128,9 @@ impl ProviderActor {
 
     /// What the provider had before we were started.
     fn recall(&self) -> Option<List> {
-        let bytes = fs::read(self.kept_at()).ok().filter(|bytes| bytes.len() <= MAX_LIST)?;
+        let path = self.kept_at();
+        let fits = fs::metadata(&path).is_ok_and(|meta| meta.len() <= MAX_LIST as u64);
+        let bytes = fits.then(|| fs::read(path).ok()).flatten()?;
         let kept: Kept = serde_json::from_slice(&bytes).ok()?;
         (kept.base_url == self.seed.spec.base_url).then(|| merge(kept.models, &self.seed.spec))
     }

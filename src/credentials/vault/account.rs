@@ -26,6 +26,8 @@ pub struct Account {
     /// Where its access token may go, such as `https://api.x.ai`; anywhere, if it was logged in before
     /// that was noted.
     pub origin: Option<String>,
+    /// Where its refresh token may go, likewise.
+    pub issuer: Option<String>,
 }
 
 /// The tokens of an account.
@@ -35,7 +37,7 @@ pub struct Tokens {
     pub access: SecretString,
     /// Sent to the authorisation server, once.
     pub refresh: Option<SecretString>,
-    /// When to stop using the access token, in milliseconds since 1970: a little before it ends.
+    /// When the access token ends, in milliseconds since 1970.
     pub expires: u64,
     /// How long the access token lived when it came, in milliseconds; 0 if that is not known.
     pub lifetime: u64,
@@ -100,6 +102,8 @@ pub(super) struct WireCredential {
     pub generation: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -134,6 +138,7 @@ impl WireAccount {
             needs_login: (self.needs_reauth == Some(true)).then(reason),
             added_at: self.added_at.unwrap_or_default(),
             origin: credential.origin.clone(),
+            issuer: credential.issuer.clone(),
         }
     }
 
@@ -152,6 +157,7 @@ impl WireAccount {
         credential.lifetime = tokens.lifetime;
         credential.generation = account.generation;
         credential.origin.clone_from(&account.origin);
+        credential.issuer.clone_from(&account.issuer);
         credential.email.clone_from(&account.email);
         credential.account_id = Some(account.id.clone());
     }

@@ -142,22 +142,24 @@ impl Store {
         }
     }
 
-    /// Takes over what a refresh brought, unless the file knows something newer or the account is
-    /// gone: somebody logged out meanwhile.
+    /// Takes over what a refresh brought, unless the file knows something newer, or the login that was
+    /// renewed is gone: somebody logged out meanwhile, or in again.
     pub fn renew(&mut self, account: &Account) {
         if let Some(Entry::Known(known)) = self.providers.get_mut(&account.provider)
             && let Some(slot) = find(known, &account.id)
+            && slot.added_at.unwrap_or_default() == account.added_at
             && slot.credential.generation < account.generation
         {
             slot.update(account);
         }
     }
 
-    /// Notes that the account's login of this generation ended.
+    /// Notes that this login of the account ended, unless the file knows newer tokens of it.
     pub fn end_login(&mut self, account: &Account, reason: &str) {
         if let Some(Entry::Known(known)) = self.providers.get_mut(&account.provider)
             && let Some(slot) = find(known, &account.id)
-            && slot.credential.generation == account.generation
+            && slot.added_at.unwrap_or_default() == account.added_at
+            && slot.credential.generation <= account.generation
         {
             slot.needs_reauth = Some(true);
             slot.reauth_reason = Some(reason.to_owned());

@@ -23,7 +23,7 @@ pub struct Intent {
     pub refresh_digest: String,
     /// When, in milliseconds since 1970.
     pub started: u64,
-    /// Whether its outcome was unknown once and it was tried again.
+    /// Whether its outcome was unknown before and it was tried again.
     #[serde(default)]
     pub repeated: bool,
 }
@@ -32,11 +32,14 @@ pub(super) fn read_intent(path: &Path) -> Option<Intent> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Replaces the note: a half one would say that nothing was begun.
 pub(super) fn write_intent(path: &Path, intent: &Intent) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let dir = path.parent().unwrap_or(path);
+    let mut file = tempfile::Builder::new().prefix(".intent-").tempfile_in(dir)?;
     file.write_all(&serde_json::to_vec(intent)?)?;
-    file.sync_data()
+    file.as_file().sync_data()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,15 +48,23 @@ struct Line {
     account: WireAccount,
 }
 
-/// Appends with one write, which is whole for whoever reads after our death.
-pub(super) fn append(path: &Path, account: &Account) -> io::Result<()> {
+/// Writes with one write, which is whole for whoever reads after our death. What stood there before is
+/// spent: its refresh token bought this one.
+pub(super) fn write(path: &Path, account: &Account) -> io::Result<()> {
     let mut wire = WireAccount::default();
     wire.update(account);
     let mut line = serde_json::to_vec(&Line { provider: account.provider.clone(), account: wire })?;
     line.push(b'\n');
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(&line)?;
     file.sync_data()
+}
+
+/// The account in a journal, if it is whole.
+pub(super) fn read(path: &Path) -> Option<Account> {
+    let line: Line = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    Some(line.account.account(&line.provider))
 }
 
 /// Takes over what journals know and `auth.json` does not yet.
@@ -61,15 +72,10 @@ pub(super) fn overlay(dir: &Path, store: &mut Store) {
     let Ok(files) = fs::read_dir(dir) else { return };
     for file in files.flatten() {
         let path = file.path();
-        if path.extension().is_none_or(|ending| ending != "journal") {
-            continue;
-        }
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        for line in text.lines() {
-            // The last line may be half.
-            if let Ok(line) = serde_json::from_str::<Line>(line) {
-                store.renew(&line.account.account(&line.provider));
-            }
+        if path.extension().is_some_and(|ending| ending == "journal")
+            && let Some(account) = read(&path)
+        {
+            store.renew(&account);
         }
     }
 }

@@ -13,10 +13,12 @@
 //! Everything here blocks; who calls it from an actor does so on a thread for that.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -41,10 +43,27 @@ const TEMPORARY: &str = ".auth-";
 /// The largest file we read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Where logins are kept. Cheap to clone; nothing is held open.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where logins are kept. Cheap to clone; clones share what the disk did not take yet.
+#[derive(Clone, Debug)]
 pub struct Vault {
     home: PathBuf,
+    unsaved: Arc<Mutex<HashMap<String, Unsaved>>>,
+}
+
+/// New tokens that are nowhere but in memory, and the lock that keeps others from using the old ones.
+#[derive(Debug)]
+struct Unsaved {
+    account: Account,
+    lock: AccountLock,
+}
+
+/// What became of new tokens.
+#[derive(Debug)]
+pub enum Kept {
+    /// They are on the disk.
+    OnDisk,
+    /// They are in memory only, for this reason; [`Vault::save`] tries again.
+    InMemory(VaultError),
 }
 
 /// What is in the vault, and whether the file is sound.
@@ -99,7 +118,7 @@ pub enum Repair {
 impl Vault {
     /// The vault in a home directory, which need not exist.
     pub fn new(home: &Path) -> Self {
-        Self { home: home.to_owned() }
+        Self { home: home.to_owned(), unsaved: Arc::default() }
     }
 
     /// The directory that it is in.
@@ -124,7 +143,14 @@ impl Vault {
     pub fn open(&self) -> Result<Opened, VaultError> {
         let mut opened = self.read()?;
         journal::overlay(&self.refresh_dir(), &mut opened.store);
+        for unsaved in self.unsaved().values() {
+            opened.store.renew(&unsaved.account);
+        }
         Ok(opened)
+    }
+
+    fn unsaved(&self) -> MutexGuard<'_, HashMap<String, Unsaved>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self) -> Result<Opened, VaultError> {
@@ -157,6 +183,33 @@ impl Vault {
         repair: Repair,
         edit: impl FnOnce(&mut Store) -> T,
     ) -> Result<T, VaultError> {
+        self.change_and(repair, Backup::Former, edit)
+    }
+
+    /// Forgets an account, or all of a provider, wherever tokens of theirs are. Tells how many went.
+    ///
+    /// # Errors
+    ///
+    /// As [`change`](Self::change).
+    pub fn log_out(&self, provider: &str, account: Option<&str>) -> Result<usize, VaultError> {
+        let before = self.open()?.store.accounts(provider);
+        let gone =
+            self.change_and(Repair::Yes, Backup::Same, |store| store.log_out(provider, account))?;
+        for account in before.list {
+            if self.open()?.store.accounts(provider).list.iter().all(|left| left.id != account.id) {
+                self.unsaved().remove(&key(provider, &account.id));
+                self.discard(provider, &account.id, &["intent", "journal"]);
+            }
+        }
+        Ok(gone)
+    }
+
+    fn change_and<T>(
+        &self,
+        repair: Repair,
+        backup: Backup,
+        edit: impl FnOnce(&mut Store) -> T,
+    ) -> Result<T, VaultError> {
         self.make_home()?;
         let lock_path = self.home.join("auth.json.lock");
         let lock = open_lock(&lock_path)?;
@@ -179,7 +232,7 @@ impl Vault {
         let told = edit(&mut opened.store);
         let after = opened.store.to_text();
         if before != after || opened.damage.is_some() {
-            self.replace(&after, opened.damage.is_none())?;
+            self.replace(&after, opened.damage.is_none().then_some(backup))?;
         }
         Ok(told)
     }
@@ -203,14 +256,19 @@ impl Vault {
     }
 
     /// Old or new, never a half: a file of its own, synced, renamed over the old one.
-    fn replace(&self, text: &str, keep_former: bool) -> Result<(), VaultError> {
+    fn replace(&self, text: &str, backup: Option<Backup>) -> Result<(), VaultError> {
         let path = self.path();
         let at = |path: &Path| {
             let path = path.to_owned();
             move |error| VaultError::Io { path, error }
         };
         self.sweep();
-        if keep_former && let Some(former) = read_private(&path)? {
+        let former = match backup {
+            None => None,
+            Some(Backup::Former) => read_private(&path)?,
+            Some(Backup::Same) => Some(text.to_owned()),
+        };
+        if let Some(former) = former {
             let backup = self.backup();
             self.put(&backup, former.as_bytes()).map_err(at(&backup))?;
         }
@@ -250,7 +308,8 @@ impl Vault {
         self.refresh_dir().join(format!("{provider}-{}.{ending}", &digest[..24]))
     }
 
-    /// Takes the right to refresh an account; nothing while another has it.
+    /// Takes the right to refresh an account; nothing while another has it. With it comes the account, if
+    /// its newest tokens are in memory only.
     ///
     /// # Errors
     ///
@@ -259,14 +318,18 @@ impl Vault {
         &self,
         provider: &str,
         account: &str,
-    ) -> Result<Option<AccountLock>, VaultError> {
+    ) -> Result<Option<(AccountLock, Option<Account>)>, VaultError> {
         self.make_home()?;
         let dir = self.refresh_dir();
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|error| io_error(&dir, error))?;
+        if let Some(unsaved) = self.unsaved().remove(&key(provider, account)) {
+            // Whoever goes on from tokens in memory has the right already.
+            return Ok(Some((unsaved.lock, Some(unsaved.account))));
+        }
         let path = self.refresh_file(provider, account, "lock");
         let file = open_lock(&path)?;
-        Ok(try_lock(&file, &path)?.then_some(AccountLock { _file: file }))
+        Ok(try_lock(&file, &path)?.then_some((AccountLock { _file: file }, None)))
     }
 
     /// The refresh of this account that was begun and not ended, if there is one.
@@ -292,7 +355,11 @@ impl Vault {
 
     /// Forgets that a refresh was begun: nothing was sent, or its end is known.
     pub fn forget(&self, _: &AccountLock, provider: &str, account: &str) {
-        for ending in ["intent", "journal"] {
+        self.discard(provider, account, &["intent"]);
+    }
+
+    fn discard(&self, provider: &str, account: &str, endings: &[&str]) {
+        for ending in endings {
             let path = self.refresh_file(provider, account, ending);
             let gone = fs::remove_file(&path);
             if let Err(error) = gone
@@ -303,22 +370,86 @@ impl Vault {
         }
     }
 
-    /// Keeps what a refresh brought: first in the journal, with one write, then in `auth.json`.
-    ///
-    /// # Errors
-    ///
-    /// When `auth.json` does not have it. The journal has it then, unless the disk took nothing at
-    /// all, and whoever opens the vault next sees it.
-    pub fn keep(&self, lock: &AccountLock, account: &Account) -> Result<(), VaultError> {
-        let path = self.refresh_file(&account.provider, &account.id, "journal");
-        let journaled = journal::append(&path, account);
-        self.change(Repair::No, |store| store.renew(account))?;
-        if let Err(error) = journaled {
-            tracing::warn!(path = %path.display(), %error, "a refresh could not be journaled");
+    /// Takes what a process that died left in the journal into `auth.json`, which lets the journal go.
+    /// Nothing is lost if that fails: the journal stays.
+    pub fn fold(&self, _: &AccountLock, provider: &str, account: &str) {
+        let path = self.refresh_file(provider, account, "journal");
+        let Some(journaled) = journal::read(&path) else { return };
+        let folded = self.change(Repair::No, |store| store.renew(&journaled));
+        match folded {
+            // Of an earlier login, perhaps, or known already: of no more use.
+            Ok(()) => self.discard(provider, account, &["journal"]),
+            Err(error) => tracing::warn!(provider, %error, "a journal stays for now"),
         }
-        self.forget(lock, &account.provider, &account.id);
-        Ok(())
     }
+
+    /// Keeps what a refresh brought: first in the journal, with one write, then in `auth.json`. If the
+    /// disk takes neither, it stays in memory, and so does the lock.
+    pub fn keep(&self, lock: AccountLock, account: &Account) -> Kept {
+        match self.write_down(account) {
+            Ok(()) => Kept::OnDisk,
+            Err(error) => {
+                let unsaved = Unsaved { account: account.clone(), lock };
+                self.unsaved().insert(key(&account.provider, &account.id), unsaved);
+                Kept::InMemory(error)
+            }
+        }
+    }
+
+    fn write_down(&self, account: &Account) -> Result<(), VaultError> {
+        let path = self.refresh_file(&account.provider, &account.id, "journal");
+        let journaled = journal::write(&path, account);
+        match (self.change(Repair::No, |store| store.renew(account)), journaled) {
+            (Ok(()), _) => {
+                self.discard(&account.provider, &account.id, &["intent", "journal"]);
+                Ok(())
+            }
+            // The journal is as good, until somebody repairs the file.
+            (Err(VaultError::Damaged { .. }), Ok(())) => {
+                self.discard(&account.provider, &account.id, &["intent"]);
+                Ok(())
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Tries again to write down what is in memory only. Tells whether all of a provider's is on the disk.
+    pub fn save(&self, provider: &str) -> bool {
+        let prefix = key(provider, "");
+        let keys: Vec<String> =
+            self.unsaved().keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
+        let mut all = true;
+        for key in keys {
+            // Out of the map meanwhile: the disk may be slow, and others want to look.
+            let Some(unsaved) = self.unsaved().remove(&key) else { continue };
+            if let Err(error) = self.write_down(&unsaved.account) {
+                tracing::warn!(provider, %error, "new tokens cannot be saved yet");
+                self.unsaved().insert(key, unsaved);
+                all = false;
+            }
+        }
+        all
+    }
+
+    /// Whether tokens of a provider are in memory only.
+    pub fn has_unsaved(&self, provider: &str) -> bool {
+        let prefix = key(provider, "");
+        self.unsaved().keys().any(|key| key.starts_with(&prefix))
+    }
+}
+
+fn key(provider: &str, account: &str) -> String {
+    // No provider's name has a blank.
+    format!("{provider} {account}")
+}
+
+/// What the copy beside the file holds after a change.
+#[derive(Clone, Copy, PartialEq)]
+enum Backup {
+    /// The file before the change.
+    Former,
+    /// The file after it: what is to be forgotten is not kept anywhere.
+    Same,
 }
 
 /// Milliseconds since 1970.

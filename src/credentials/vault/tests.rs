@@ -21,6 +21,7 @@ fn account(provider: &str, id: &str, generation: u64) -> Account {
         needs_login: None,
         added_at: 7,
         origin: None,
+        issuer: None,
     }
 }
 
@@ -163,30 +164,81 @@ fn f40_without_a_copy_the_whole_entries_of_a_broken_file_are_found() {
     }
 }
 
+fn lock(vault: &Vault) -> AccountLock {
+    vault.try_lock("xai", "a").unwrap().unwrap().0
+}
+
+fn journal(vault: &Vault, account: &Account) {
+    fs::create_dir_all(vault.refresh_dir()).unwrap();
+    journal::write(&vault.refresh_file("xai", "a", "journal"), account).unwrap();
+}
+
+fn known(vault: &Vault) -> Option<String> {
+    access(&vault.open().unwrap().store, "xai")
+}
+
 #[test]
 fn a_refresh_is_seen_from_its_journal_on_and_written_once() {
     let (_dir, vault) = vault();
     let (old, new) = (account("xai", "a", 1), account("xai", "a", 2));
     log_in(&vault, &old);
-    let lock = vault.try_lock("xai", "a").unwrap().unwrap();
+    let held = lock(&vault);
     assert!(vault.try_lock("xai", "a").unwrap().is_none(), "one at a time");
     let intent = Intent { generation: 1, refresh_digest: "d".into(), started: 3, repeated: false };
-    vault.begin(&lock, "xai", "a", &intent).unwrap();
+    vault.begin(&held, "xai", "a", &intent).unwrap();
     assert_eq!(vault.intent("xai", "a"), Some(intent));
-    journal::append(&vault.refresh_file("xai", "a", "journal"), &new).unwrap();
-    assert_eq!(access(&vault.open().unwrap().store, "xai").as_deref(), Some("access-a-2"));
-    vault.keep(&lock, &new).unwrap();
+    journal(&vault, &new);
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"));
+    assert!(matches!(vault.keep(held, &new), Kept::OnDisk));
     assert_eq!(vault.intent("xai", "a"), None);
     assert!(!vault.refresh_file("xai", "a", "journal").exists());
-    assert_eq!(access(&vault.open().unwrap().store, "xai").as_deref(), Some("access-a-2"));
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"));
     // What is older, or of an account that is gone, changes nothing.
-    vault.keep(&lock, &old).unwrap();
-    assert_eq!(access(&vault.open().unwrap().store, "xai").as_deref(), Some("access-a-2"));
-    vault.change(Repair::Yes, |store| store.log_out("xai", None)).unwrap();
-    vault.keep(&lock, &account("xai", "a", 3)).unwrap();
-    assert!(access(&vault.open().unwrap().store, "xai").is_none());
-    drop(lock);
-    assert!(vault.try_lock("xai", "a").unwrap().is_some());
+    vault.keep(lock(&vault), &old);
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"));
+    assert_eq!(vault.log_out("xai", None).unwrap(), 1);
+    vault.keep(lock(&vault), &account("xai", "a", 3));
+    assert!(known(&vault).is_none());
+}
+
+#[test]
+fn f42_what_a_dead_process_left_is_not_lost_by_a_refresh_that_fails() {
+    let (_dir, vault) = vault();
+    log_in(&vault, &account("xai", "a", 1));
+    journal(&vault, &account("xai", "a", 2));
+    let held = lock(&vault);
+    vault.forget(&held, "xai", "a");
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"), "nothing was sent: nothing is lost");
+    vault.fold(&held, "xai", "a");
+    assert!(!vault.refresh_file("xai", "a", "journal").exists());
+    let text = fs::read_to_string(vault.path()).unwrap();
+    assert!(text.contains("access-a-2"), "it is in the file now");
+}
+
+#[test]
+fn a_new_login_is_not_overruled_by_what_an_earlier_one_left() {
+    let (_dir, vault) = vault();
+    log_in(&vault, &account("xai", "a", 1));
+    journal(&vault, &account("xai", "a", 5));
+    let again = Account { added_at: 8, ..account("xai", "a", 1) };
+    log_in(&vault, &again);
+    assert_eq!(known(&vault).as_deref(), Some("access-a-1"));
+    vault.fold(&lock(&vault), "xai", "a");
+    assert_eq!(known(&vault).as_deref(), Some("access-a-1"));
+}
+
+#[test]
+fn what_is_logged_out_is_nowhere_any_more() {
+    let (_dir, vault) = vault();
+    log_in(&vault, &account("xai", "a", 1));
+    log_in(&vault, &account("xai", "b", 1));
+    journal(&vault, &account("xai", "a", 2));
+    assert_eq!(vault.log_out("xai", Some("a")).unwrap(), 1);
+    for file in [vault.path(), vault.backup()] {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("refresh-a") && text.contains("refresh-b"), "{}", file.display());
+    }
+    assert!(!vault.refresh_file("xai", "a", "journal").exists());
 }
 
 #[test]
@@ -195,8 +247,37 @@ fn a_damaged_file_keeps_a_refresh_in_its_journal() {
     log_in(&vault, &account("xai", "a", 1));
     let text = fs::read_to_string(vault.path()).unwrap();
     fs::write(vault.path(), &text[..text.len() - 3]).unwrap();
-    let lock = vault.try_lock("xai", "a").unwrap().unwrap();
-    let kept = vault.keep(&lock, &account("xai", "a", 2));
-    assert!(matches!(kept, Err(VaultError::Damaged { .. })), "{kept:?}");
-    assert_eq!(access(&vault.open().unwrap().store, "xai").as_deref(), Some("access-a-2"));
+    assert!(matches!(vault.keep(lock(&vault), &account("xai", "a", 2)), Kept::OnDisk));
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"));
+    let held = lock(&vault);
+    vault.fold(&held, "xai", "a");
+    vault.forget(&held, "xai", "a");
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"), "it stays until the file is sound");
+}
+
+#[test]
+fn f48_what_the_disk_does_not_take_stays_in_memory_with_its_lock() {
+    let (_dir, vault) = vault();
+    log_in(&vault, &account("xai", "a", 1));
+    let held = lock(&vault);
+    // Nothing can be renamed over a directory that is not empty, nor read as a file.
+    let aside = vault.home.join("aside");
+    fs::rename(vault.path(), &aside).unwrap();
+    fs::create_dir_all(vault.path().join("full")).unwrap();
+    fs::remove_dir_all(vault.refresh_dir()).unwrap();
+    fs::write(vault.refresh_dir(), "no directory").unwrap();
+    let kept = vault.keep(held, &account("xai", "a", 2));
+    assert!(matches!(kept, Kept::InMemory(_)), "{kept:?}");
+    assert!(vault.has_unsaved("xai") && !vault.has_unsaved("x") && !vault.save("xai"));
+    fs::remove_dir_all(vault.path()).unwrap();
+    fs::rename(&aside, vault.path()).unwrap();
+    fs::remove_file(vault.refresh_dir()).unwrap();
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"), "clones of the vault see it");
+    assert!(
+        Vault::new(&vault.home).try_lock("xai", "a").is_ok(),
+        "the lock's own file is gone here"
+    );
+    let (_lock, unsaved) = vault.try_lock("xai", "a").unwrap().unwrap();
+    assert_eq!(unsaved.map(|account| account.generation), Some(2), "who goes on gets both");
+    assert!(!vault.has_unsaved("xai"));
 }
