@@ -67,6 +67,7 @@ async fn run(
     let turn = gateway.begin(request, protocol);
     let begun = async {
         let body = read(request, &mut payload, &turn, gateway).await?;
+        record.read();
         begin(protocol.parse(body)?, &turn, &mut record).await
     };
     let delivered = match begun.await {
@@ -113,7 +114,7 @@ pub(super) async fn begin(
     record: &mut CallRecord,
 ) -> Result<(Call, Answer), GatewayError> {
     let plan = turn.plan(&call.model, &call.prompt)?;
-    let mut attempts = Attempts::default();
+    let mut attempts = Attempts::since(record.read_at());
     let first = match go_through(&plan, &mut call, turn, record, &mut attempts).await {
         // Every target is left alone: better ask the first than nobody.
         Err(GatewayError::Dispatch(DispatchError::CircuitOpen { .. }))
@@ -152,15 +153,14 @@ async fn go_through(
             }
             Err(error) => error,
         };
-        let goes_on = n < plan.len()
-            && attempts.are_left()
-            && error.class().is_about_the_provider()
-            && (retries.posts || !retry::may_be_billed(&error));
-        if !goes_on {
-            return Err(error);
-        }
-        let labels = [route.provider.as_str(), "failover"];
-        turn.metrics.retries.with_label_values(&labels).inc();
+        let next = plan.get(n).filter(|_| {
+            attempts.are_left()
+                && error.class().is_about_the_provider()
+                && (retries.posts || !retry::may_be_billed(&error))
+        });
+        let Some(next) = next else { return Err(error) };
+        let labels = [route.provider.as_str(), next.provider.as_str()];
+        turn.metrics.failovers.with_label_values(&labels).inc();
         tracing::warn!(provider = %route.provider, combo = call.model, %error, "failover");
     }
     Err(GatewayError::Internal)

@@ -34,6 +34,7 @@ pub async fn compact(
     let turn = gateway.begin(&request, Protocol::Responses);
     let run = async {
         let body = calls::read(&request, &mut payload, &turn, &gateway).await?;
+        record.read();
         let call = Protocol::Responses.parse(body)?;
         answer(call, &turn, &mut record).await
     };

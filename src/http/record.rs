@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use actix_rt::time::Instant;
-use prometheus::IntGauge;
+use prometheus::{Histogram, IntGauge};
 
 use crate::{
     actors::Snapshot,
@@ -11,7 +11,10 @@ use crate::{
     error::{ErrorClass, GatewayError},
     model::{Losses, Usage},
     routing::Route,
-    telemetry::{Metrics, metrics::CallOutcome},
+    telemetry::{
+        Metrics,
+        metrics::{CallOutcome, NO_MODEL},
+    },
 };
 
 /// The account. Dropping it closes it; a call that told no outcome was left by its caller.
@@ -21,7 +24,11 @@ pub struct CallRecord {
     started: Instant,
     provider: Option<String>,
     model: String,
+    /// The model as a label.
+    model_label: Arc<str>,
     stream: bool,
+    /// When the body was read, from when on time is ours.
+    read: Instant,
     first_token: Option<Duration>,
     usage: Option<Usage>,
     losses: Losses,
@@ -46,6 +53,8 @@ impl CallRecord {
             started: Instant::now(),
             provider: None,
             model: String::new(),
+            model_label: NO_MODEL.into(),
+            read: Instant::now(),
             stream: false,
             first_token: None,
             usage: None,
@@ -59,10 +68,21 @@ impl CallRecord {
         }
     }
 
+    /// The caller's part is done: its body is here.
+    pub fn read(&mut self) {
+        self.read = Instant::now();
+    }
+
+    /// When that was.
+    pub fn read_at(&self) -> Instant {
+        self.read
+    }
+
     /// The call goes to this provider.
     pub fn routed(&mut self, route: &Route, stream: bool, snapshot: &Arc<Snapshot>) {
         self.provider = Some(route.provider.to_string());
         route.model.as_str().clone_into(&mut self.model);
+        self.model_label = self.metrics.models.label(route.provider.as_str(), &self.model);
         self.stream = stream;
         self.snapshot = Some(Arc::clone(snapshot));
         // A combo's call goes on to another provider: it is with one at a time.
@@ -94,7 +114,7 @@ impl CallRecord {
     /// A stage of the translation could not carry this.
     pub fn lost(&mut self, losses: &Losses) {
         self.losses.merge(losses);
-        let provider = self.provider.as_deref().unwrap_or(NO_PROVIDER);
+        let provider = self.provider();
         for (kind, count) in losses.iter() {
             let labels = [provider, kind.label()];
             self.metrics.translation_drops.with_label_values(&labels).inc_by(count.into());
@@ -111,8 +131,8 @@ impl CallRecord {
         if self.first_token.is_none() {
             let waited = self.started.elapsed();
             self.first_token = Some(waited);
-            let provider = self.provider.as_deref().unwrap_or(NO_PROVIDER);
-            let first = self.metrics.time_to_first_token.with_label_values(&[provider]);
+            let labels = [self.provider(), &*self.model_label];
+            let first = self.metrics.time_to_first_token.with_label_values(&labels);
             first.observe(waited.as_secs_f64());
         }
     }
@@ -128,21 +148,62 @@ impl CallRecord {
 
     /// The call ended well, or as the upstream said.
     pub fn ended(&mut self, terminal: Terminal, usage: Option<Usage>) {
+        // What was counted before a failure was used all the same.
+        self.usage = self.usage.or(usage);
         if self.outcome.is_some() {
             return;
         }
-        self.usage = usage;
         let (outcome, termination) = match terminal {
             Terminal::Completed => (CallOutcome::Ok, "completed"),
             Terminal::Incomplete => (CallOutcome::Incomplete, "incomplete"),
             Terminal::Failed => (CallOutcome::UpstreamError, "failed"),
         };
-        if usage.is_none() && terminal == Terminal::Completed {
-            let provider = self.provider.as_deref().unwrap_or(NO_PROVIDER);
-            self.metrics.usage_missing.with_label_values(&[provider]).inc();
+        if usage.is_none() && terminal != Terminal::Failed {
+            self.metrics.usage_missing.with_label_values(&[self.provider()]).inc();
         }
         self.outcome = Some(outcome);
         self.termination = Some(termination);
+    }
+
+    /// The answer is given up before its end; so much was counted till then.
+    pub fn aborted(&mut self, usage: Option<Usage>) {
+        self.usage = self.usage.or(usage);
+    }
+
+    /// What tells where the time of its answer goes.
+    pub fn overhead(&self) -> Overhead {
+        Overhead::of(&self.metrics)
+    }
+
+    fn provider(&self) -> &str {
+        self.provider.as_deref().unwrap_or(NO_PROVIDER)
+    }
+
+    /// Counts tokens, and how fast those of a stream came.
+    fn count_tokens(&self, took: Duration) {
+        let Some(usage) = self.usage else { return };
+        let (provider, model) = (self.provider(), &*self.model_label);
+        for (kind, count) in [
+            ("input", usage.input),
+            ("cached_input", usage.cached),
+            ("cache_write", usage.cache_write),
+            ("output", usage.output),
+            ("reasoning", usage.reasoning),
+        ] {
+            if count > 0 {
+                self.metrics.tokens.with_label_values(&[provider, model, kind]).inc_by(count);
+            }
+        }
+        if let (true, Some(first), Some(later)) = (
+            self.stream && self.outcome == Some(CallOutcome::Ok),
+            self.first_token,
+            usage.output.checked_sub(1).filter(|later| *later > 0),
+        ) {
+            let pace = self.metrics.time_per_output_token.with_label_values(&[provider, model]);
+            // Exact up to 2^53 tokens.
+            #[expect(clippy::cast_precision_loss, reason = "a count of tokens")]
+            pace.observe(took.saturating_sub(first).as_secs_f64() / later as f64);
+        }
     }
 
     /// The call failed.
@@ -179,9 +240,13 @@ impl Drop for CallRecord {
         for gauge in &self.gauges {
             gauge.dec();
         }
-        let provider = self.provider.as_deref().unwrap_or(NO_PROVIDER);
-        let outcome = self.outcome.unwrap_or(CallOutcome::ClientCancelled).label();
         let (metrics, took) = (&self.metrics, self.started.elapsed());
+        let (provider, outcome) =
+            (self.provider(), self.outcome.unwrap_or(CallOutcome::ClientCancelled));
+        let labels = [provider, &*self.model_label, outcome.class()];
+        metrics.model_requests.with_label_values(&labels).inc();
+        self.count_tokens(took);
+        let outcome = outcome.label();
         metrics.requests.with_label_values(&[self.protocol, provider, outcome]).inc();
         let stream = if self.stream { "true" } else { "false" };
         let duration = metrics.request_duration.with_label_values(&[provider, stream]);
@@ -208,6 +273,26 @@ impl Drop for CallRecord {
             error = self.error,
             "turn"
         );
+    }
+}
+
+/// Where the time goes that pieces of an answer take in us.
+pub struct Overhead {
+    first: Histogram,
+    later: Histogram,
+}
+
+impl Overhead {
+    /// Of a stream.
+    pub fn of(metrics: &Metrics) -> Self {
+        let phase = |phase| metrics.overhead.with_label_values(&[phase]);
+        Self { first: phase("first_chunk"), later: phase("chunk") }
+    }
+
+    /// A piece took so long, the first or another.
+    pub fn took(&self, first: bool, time: Duration) {
+        let histogram = if first { &self.first } else { &self.later };
+        histogram.observe(time.as_secs_f64());
     }
 }
 

@@ -20,7 +20,10 @@ use actix_rt::time::{Instant, Sleep, sleep};
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
 
-use super::{gateway::Lifecycle, record::CallRecord};
+use super::{
+    gateway::Lifecycle,
+    record::{CallRecord, Overhead},
+};
 use crate::{
     adapters::DecodeError,
     callers::{Emit, Terminal},
@@ -55,6 +58,9 @@ pub struct AnswerBody {
     last_write: Instant,
     lifecycle: Arc<Lifecycle>,
     record: CallRecord,
+    overhead: Overhead,
+    /// Nothing has been handed on yet.
+    untold: bool,
 }
 
 impl AnswerBody {
@@ -69,6 +75,7 @@ impl AnswerBody {
         let tick_every = TICK.min(limits.keepalive_interval).min(limits.timeouts.stall);
         let held: Held = Rc::new(RefCell::new(Some(answer.exchange)));
         let asked = Rc::new(Cell::new(Instant::now()));
+        let overhead = record.overhead();
         let watch = watch_reader(Rc::downgrade(&held), Rc::clone(&asked), limits.client_write);
         actix_rt::spawn(watch);
         Self {
@@ -86,6 +93,8 @@ impl AnswerBody {
             last_write: Instant::now(),
             lifecycle,
             record,
+            overhead,
+            untold: true,
         }
     }
 
@@ -218,6 +227,14 @@ async fn watch_reader(
     }
 }
 
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        if !self.over {
+            self.record.aborted(self.emitter.usage());
+        }
+    }
+}
+
 fn truncated() -> GatewayError {
     GatewayError::Decode { provider: "upstream".to_owned(), error: DecodeError::Truncated }
 }
@@ -243,10 +260,13 @@ impl MessageBody for AnswerBody {
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
         let this = self.get_mut();
-        this.asked.set(Instant::now());
+        let asked = Instant::now();
+        this.asked.set(asked);
         this.guarded(|this| this.fill(task));
         if !this.out.is_empty() {
             this.last_write = Instant::now();
+            this.overhead.took(this.untold, this.last_write - asked);
+            this.untold = false;
             this.whole = 0;
             return Poll::Ready(Some(Ok(this.out.split().freeze())));
         }
@@ -294,6 +314,8 @@ mod tests {
             keepalive: TICK,
             last_write: Instant::now(),
             lifecycle: Arc::default(),
+            overhead: Overhead::of(&metrics),
+            untold: true,
             record: CallRecord::new("responses", Arc::clone(&metrics)),
         };
         body.guarded(AnswerBody::emit);

@@ -117,7 +117,7 @@ impl Turn {
         loop {
             let started = Instant::now();
             attempts.made += 1;
-            let failed = match self.attempt(prompt, route, hold, attempts.forced).await {
+            let failed = match self.attempt(prompt, route, hold, attempts).await {
                 Ok(mut answer) => {
                     answer.attempts = attempts.made;
                     return Ok(answer);
@@ -154,7 +154,13 @@ impl Turn {
 
     /// Whether the provider's budget allows one more.
     fn may_retry(&self, route: &Route) -> bool {
-        self.snapshot.provider(&route.provider).is_some_and(|provider| provider.retries().take())
+        let budget = self.snapshot.provider(&route.provider);
+        let allowed = budget.is_some_and(|provider| provider.retries().take());
+        if !allowed {
+            let labels = [route.provider.as_str()];
+            self.metrics.retry_budget_exhausted.with_label_values(&labels).inc();
+        }
+        allowed
     }
 
     /// Waits for newer tokens of a route's account.
@@ -242,11 +248,11 @@ impl Turn {
         prompt: &Prompt,
         route: &Route,
         hold: Duration,
-        forced: bool,
+        attempts: &mut Attempts,
     ) -> Result<Answer, Failed> {
-        let lease = self.lease(route, forced).await?;
+        let lease = self.lease(route, attempts.forced).await?;
         let (token, keys) = (lease.token(), lease.keys());
-        let answer = self.exchange(prompt, route, hold, lease).await;
+        let answer = self.exchange(prompt, route, hold, attempts, lease).await;
         answer.map_err(|error| Failed { error, token, keys })
     }
 
@@ -255,6 +261,7 @@ impl Turn {
         prompt: &Prompt,
         route: &Route,
         hold: Duration,
+        attempts: &mut Attempts,
         lease: Lease,
     ) -> Result<Answer, GatewayError> {
         let spec = Arc::clone(&lease.spec);
@@ -282,6 +289,10 @@ impl Turn {
             escapes_tool_names: spec.quirks.escape_builtin_tool_names == Some(true),
         };
         let timeouts = &self.snapshot.config.limits.timeouts;
+        if let Some(began) = attempts.unsent.take() {
+            let overhead = self.metrics.overhead.with_label_values(&["request"]);
+            overhead.observe(began.elapsed().as_secs_f64());
+        }
         let opened = exchange::open(
             &self.upstream,
             adapter,
@@ -321,9 +332,16 @@ pub struct Attempts {
     pub made: u32,
     /// Ask also upstreams that are left alone because they failed: there are no others.
     pub forced: bool,
+    /// Since when the call is ours, until the first request is on its way.
+    unsent: Option<Instant>,
 }
 
 impl Attempts {
+    /// None yet, of a call that is ours since then.
+    pub fn since(began: Instant) -> Self {
+        Self { unsent: Some(began), ..Self::default() }
+    }
+
     /// Whether another request may be made.
     pub fn are_left(&self) -> bool {
         self.made < MAX_ATTEMPTS

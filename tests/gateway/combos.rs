@@ -82,7 +82,7 @@ async fn failover_goes_to_the_next_target_and_tells_the_caller_nothing() {
         let answer = ask(&app, json!("hi")).await;
         assert_eq!((answer.status, text(&answer)), (200, "second".to_owned()));
         assert_eq!(second.asked()[0].json()["model"], "b");
-        assert_eq!(app.metric("ocx_retries_total{cause=\"failover\""), 1.0);
+        assert_eq!(app.metric("ocx_failovers_total{from_provider=\"p0\",to_provider=\"p1\"}"), 1.0);
     }
     let (refusing, second) = (bad(400), good("second"));
     let app = app("failover", json!(["p0/a", "p1/b"]), &[&refusing, &second]).await;

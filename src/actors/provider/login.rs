@@ -21,6 +21,7 @@ use super::{
 use crate::{
     credentials::{Account, Credential, Opened, TokenId, VaultError, now_ms},
     oauth::{RefreshError, Renewed, Server, Why, login_reach, refresh},
+    telemetry::{Metrics, metrics::timestamp},
     upstream::Upstream,
 };
 
@@ -54,7 +55,9 @@ pub(super) struct LoginState {
     stamp: Option<Stamp>,
     looked: Option<Instant>,
     loading: bool,
-    renewing: bool,
+    renewing: Option<Instant>,
+    /// Accounts whose login holds, and those whose login is over.
+    counted: (usize, usize),
     /// The process is about to end: nothing new is begun.
     finishing: bool,
     failures: u32,
@@ -118,7 +121,7 @@ impl LoginState {
     }
 
     fn is_busy(&self) -> bool {
-        self.loading || self.renewing
+        self.loading || self.renewing.is_some()
     }
 
     fn ended(&self, account: &Account) -> Option<&Ended> {
@@ -127,6 +130,26 @@ impl LoginState {
                 && ended.added_at == account.added_at
                 && ended.generation >= account.generation
         })
+    }
+
+    /// Tells the metrics of accounts and of the token in use.
+    pub fn publish(&self, metrics: &Metrics, provider: &str) {
+        let (hold, over) = self.counted;
+        for (state, count) in [("ready", hold), ("needs_login", over)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            // Only of providers that people log in to.
+            if hold + over > 0 {
+                metrics.accounts.with_label_values(&[provider, state]).set(count);
+            }
+        }
+        match &self.account {
+            Some(account) => {
+                let expires = Duration::from_millis(account.tokens.expires).as_secs_f64();
+                metrics.token_expiry.with_label_values(&[provider]).set(expires);
+            }
+            // There is none, which is not the same as one that ended in 1970.
+            None => drop(metrics.token_expiry.remove_label_values(&[provider])),
+        }
     }
 
     /// Ends the timers, which would keep a retired actor alive.
@@ -157,6 +180,8 @@ impl ProviderActor {
         if let Err(error) = self.want_tokens(ctx) {
             return Response::reply(Err(error));
         }
+        let (metrics, id) = (&self.seed.metrics, self.seed.spec.id.as_str());
+        metrics.refresh_waiters.with_label_values(&[id]).inc();
         let (sender, receiver) = oneshot::channel();
         self.login.waiting.push(Waiting::Lease(sender));
         let restarted = DispatchError::Restarted(self.seed.spec.id.to_string());
@@ -236,7 +261,7 @@ impl ProviderActor {
         let (Some(account), Some(login)) = (self.login.account.clone(), spec.login.clone()) else {
             return;
         };
-        self.login.renewing = true;
+        self.login.renewing = Some(Instant::now());
         let (vault, network) = (self.seed.vault.clone(), self.seed.network.clone());
         let reach = login_reach(&login, &spec.reach);
         let address = ctx.address();
@@ -350,6 +375,8 @@ impl Handler<Loaded> for ProviderActor {
                         account.needs_login = Some(ended.reason.clone());
                     }
                 }
+                let over = accounts.list.iter().filter(|one| one.needs_login.is_some()).count();
+                login.counted = (accounts.list.len() - over, over);
                 let usable = accounts.usable().cloned();
                 let elsewhere = usable.as_ref().and_then(|used| leads_elsewhere(used, &origin));
                 let newer = usable.filter(|_| elsewhere.is_none());
@@ -398,7 +425,11 @@ impl Handler<Refreshed> for ProviderActor {
     fn handle(&mut self, Refreshed(result): Refreshed, ctx: &mut Context<Self>) {
         let provider = self.seed.spec.id.to_string();
         let login = &mut self.login;
-        login.renewing = false;
+        if let Some(began) = login.renewing.take() {
+            let duration = &self.seed.metrics.refresh_duration;
+            let took = began.elapsed().as_secs_f64();
+            duration.with_label_values(&[&*provider]).observe(took);
+        }
         let counted = match result {
             Ok(renewed) => {
                 let result = if renewed.adopted { "adopted" } else { "ok" };
@@ -409,6 +440,8 @@ impl Handler<Refreshed> for ProviderActor {
                     "tokens renewed"
                 );
                 login.account = Some(renewed.account);
+                let renewed_at = &self.seed.metrics.refresh_success_time;
+                renewed_at.with_label_values(&[&*provider]).set(timestamp(SystemTime::now()));
                 (login.paused, login.failures, login.missing) = (None, 0, None);
                 if !renewed.saved {
                     ctx.run_later(SAVE_EVERY, Self::save);

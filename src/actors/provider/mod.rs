@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use actix::prelude::*;
@@ -20,7 +20,7 @@ use crate::{
     config::ProviderSpec,
     credentials::{Credential, Vault},
     registry::AuthMode,
-    telemetry::Metrics,
+    telemetry::{Metrics, metrics::timestamp},
     upstream::Network,
 };
 
@@ -118,7 +118,11 @@ impl ProviderActor {
         } else {
             "ready"
         };
-        self.seed.metrics.set_provider_state(spec.id.as_str(), state);
+        let (metrics, id) = (&self.seed.metrics, spec.id.as_str());
+        metrics.set_provider_state(id, state);
+        let until = self.cooling_left().map_or(0.0, |left| timestamp(SystemTime::now() + left));
+        metrics.cooldown_until.with_label_values(&[id]).set(until);
+        self.login.publish(metrics, id);
     }
 
     fn cooling_left(&self) -> Option<Duration> {
@@ -145,6 +149,7 @@ impl Actor for ProviderActor {
         ctx.set_mailbox_capacity(MAILBOX);
         self.seed.metrics.actor_up.with_label_values(&[self.seed.spec.id.as_str()]).set(1);
         self.publish_state();
+        self.recall();
         if self.seed.spec.auth == AuthMode::OAuth {
             self.load(ctx);
         }

@@ -6,7 +6,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use actix::prelude::*;
@@ -49,8 +49,6 @@ pub(super) struct ModelList {
     known: Option<List>,
     fresh_until: Option<Instant>,
     waiting: Vec<oneshot::Sender<List>>,
-    /// What was kept has been looked for.
-    recalled: bool,
     fetching: Option<SpawnHandle>,
 }
 
@@ -71,9 +69,6 @@ impl Handler<ListModels> for ProviderActor {
         let fresh = self.models.fresh_until.is_some_and(|until| Instant::now() < until);
         if let (true, Some(known)) = (fresh, &self.models.known) {
             return Response::reply(Arc::clone(known));
-        }
-        if !std::mem::replace(&mut self.models.recalled, true) {
-            self.models.known = self.recall();
         }
         let Some(credential) = self.models_credential() else {
             let known = self.models.known.clone();
@@ -127,12 +122,29 @@ impl ProviderActor {
     }
 
     /// What the provider had before we were started.
-    fn recall(&self) -> Option<List> {
-        let path = self.kept_at();
-        let fits = fs::metadata(&path).is_ok_and(|meta| meta.len() <= MAX_LIST as u64);
-        let bytes = fits.then(|| fs::read(path).ok()).flatten()?;
-        let kept: Kept = serde_json::from_slice(&bytes).ok()?;
-        (kept.base_url == self.seed.spec.base_url).then(|| merge(kept.models, &self.seed.spec))
+    pub(super) fn recall(&mut self) {
+        let kept = kept(&self.kept_at(), &self.seed.spec);
+        if let Some((list, at)) = &kept {
+            self.publish(list, Some(*at));
+        } else {
+            self.publish(&configured(&self.seed.spec), None);
+        }
+        self.models.known = kept.map(|(list, _)| list);
+    }
+
+    /// Tells the metrics which models there are, and how old that news is.
+    fn publish(&self, list: &List, fetched: Option<SystemTime>) {
+        // A retired provider's series are gone, or belong to its successor.
+        if self.seed.retirement.is_retired() {
+            return;
+        }
+        let (metrics, provider) = (&self.seed.metrics, self.seed.spec.id.as_str());
+        metrics.models.offer(provider, list.iter().map(|model| model.id.as_str()));
+        let length = i64::try_from(list.len()).unwrap_or(i64::MAX);
+        metrics.model_list_length.with_label_values(&[provider]).set(length);
+        if let Some(at) = fetched {
+            metrics.model_list_fetched(provider, at);
+        }
     }
 
     /// Keeps a list for the next start, aside; that it cannot be kept costs nothing but that.
@@ -159,7 +171,9 @@ impl ProviderActor {
         let (list, fresh_for) = match result {
             Ok(live) => {
                 this.keep(&live);
-                (merge(live, spec), this.seed.model_ttl)
+                let list = merge(live, spec);
+                this.publish(&list, Some(SystemTime::now()));
+                (list, this.seed.model_ttl)
             }
             Err(reason) => {
                 tracing::warn!(provider = %spec.id, reason, "the model list could not be fetched");
@@ -174,6 +188,14 @@ impl ProviderActor {
         }
         this.models.known = Some(list);
     }
+}
+
+/// A list that was kept, and since when; nothing if it is of another address.
+fn kept(path: &Path, spec: &ProviderSpec) -> Option<(List, SystemTime)> {
+    let meta = fs::metadata(path).ok().filter(|meta| meta.len() <= MAX_LIST as u64)?;
+    let kept: Kept = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let at = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    (kept.base_url == spec.base_url).then(|| (merge(kept.models, spec), at))
 }
 
 fn write(path: &Path, kept: &Kept) -> io::Result<()> {
