@@ -233,6 +233,12 @@ pub(super) fn logout(args: &LogoutArgs, home: &Home) -> ExitCode {
             say(format_args!(
                 "Forgot {count} account(s) of {provider}. The vendor may still list the login: end it there."
             ));
+            for copy in vault.broken_copies() {
+                say(format_args!(
+                    "{} is a copy of a damaged auth.json and may hold tokens; delete it if nobody needs it.",
+                    copy.display()
+                ));
+            }
             Ok(())
         }
         Err(error) => Err(error.to_string()),

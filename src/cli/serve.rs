@@ -25,8 +25,10 @@ use crate::{
     telemetry::{Metrics, logging},
 };
 
-/// What refreshes of tokens have at the end: one call to a server, and the disk.
-const LAST_REFRESHES: Duration = Duration::from_secs(20);
+/// What refreshes of tokens have at the end: two calls to a server, and the disk.
+const LAST_REFRESHES: Duration = Duration::from_secs(40);
+/// How often we look whether those of providers that are gone have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What streams that are told to end have for their terminal event, before actix cuts them.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -165,6 +167,7 @@ pub struct Running {
     pub shared: Arc<Shared>,
     listening: Listening,
     watcher: Addr<ConfigWatcher>,
+    vault: Vault,
     shutdown: Duration,
 }
 
@@ -178,6 +181,7 @@ impl Program {
         let metrics = Arc::new(Metrics::new());
         let config = Arc::new(self.loaded.config);
         let network = network(&config)?;
+        let vault = self.vault.clone();
         let start = Start {
             config: Arc::clone(&config),
             network: network.clone(),
@@ -206,7 +210,7 @@ impl Program {
         let cut = shutdown + LAST_WORDS;
         let listening = http::serve(self.listener, Arc::clone(&shared), workers, cut)
             .map_err(|error| error.to_string())?;
-        Ok(Running { shared, listening, watcher, shutdown })
+        Ok(Running { shared, listening, watcher, vault, shutdown })
     }
 }
 
@@ -275,7 +279,8 @@ fn announce(address: SocketAddr, running: &Config, source: Option<&Path>, vault:
 impl Running {
     /// Runs until a signal ends it.
     pub async fn until_stopped(self) -> ExitCode {
-        let Self { shared, listening: Listening { server, handle, .. }, watcher, shutdown } = self;
+        let Self { shared, listening: Listening { server, handle, .. }, watcher, vault, shutdown } =
+            self;
         let lifecycle = &shared.lifecycle;
         let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hang_up)) = (
             signal(SignalKind::terminate()),
@@ -310,7 +315,7 @@ impl Running {
             () = either(&mut terminate, &mut interrupt) => return ExitCode::FAILURE,
         }
         tokio::select! {
-            () = finish_providers(&shared) => ExitCode::SUCCESS,
+            () = finish_refreshes(&shared, &vault) => ExitCode::SUCCESS,
             () = either(&mut terminate, &mut interrupt) => ExitCode::FAILURE,
         }
     }
@@ -323,9 +328,14 @@ impl Running {
 }
 
 /// Waits for refreshes that are on their way: a token that comes after our end is lost.
-async fn finish_providers(shared: &Shared) {
+async fn finish_refreshes(shared: &Shared, vault: &Vault) {
     let snapshot = shared.cell.load_full();
-    let finished = join_all(snapshot.providers.values().map(|provider| provider.finish()));
+    let finished = async {
+        join_all(snapshot.providers.values().map(|provider| provider.finish())).await;
+        while vault.flights() > 0 {
+            sleep(LOOK_EVERY).await;
+        }
+    };
     if actix_rt::time::timeout(LAST_REFRESHES, finished).await.is_err() {
         tracing::warn!("a refresh of tokens did not end in time");
     }

@@ -117,9 +117,7 @@ pub(super) async fn begin(
     let mut attempts = Attempts::since(record.read_at());
     let first = match go_through(&plan, &mut call, turn, record, &mut attempts).await {
         // Every target is left alone: better ask the first than nobody.
-        Err(GatewayError::Dispatch(DispatchError::CircuitOpen { .. }))
-            if plan.len() > 1 && attempts.made as usize == plan.len() =>
-        {
+        Err(_) if plan.len() > 1 && attempts.left_alone == plan.len() && attempts.made == 0 => {
             attempts.forced = true;
             go_through(&plan[..1], &mut call, turn, record, &mut attempts).await
         }
@@ -153,6 +151,9 @@ async fn go_through(
             }
             Err(error) => error,
         };
+        if matches!(error, GatewayError::Dispatch(DispatchError::CircuitOpen { .. })) {
+            attempts.left_alone += 1;
+        }
         let next = plan.get(n).filter(|_| {
             attempts.are_left()
                 && error.class().is_about_the_provider()

@@ -81,10 +81,12 @@ pub async fn refresh(
     known: &Account,
     why: Why,
 ) -> Result<Renewed, RefreshError> {
+    let _flight = vault.flight();
     let (lock, unsaved) = lock(vault, known).await?;
     let mut flight = Flight { vault: vault.clone(), lock: Some(lock), server };
     let result = flight.run(unsaved.as_ref().unwrap_or(known), why).await;
-    if let (Some(unsaved), Some(lock)) = (unsaved, flight.lock.take()) {
+    let over = matches!(result, Err(RefreshError::Ended(_) | RefreshError::LoggedOut));
+    if let (Some(unsaved), Some(lock), false) = (unsaved, flight.lock.take(), over) {
         // Nothing newer came: it stays where it was, in memory, and with it the lock.
         let vault = vault.clone();
         blocking(move || vault.keep(lock, &unsaved)).await?;
@@ -219,7 +221,10 @@ impl Flight<'_> {
         });
         if let Some(earlier) = &earlier {
             let serves = why == Why::Due && account.tokens.is_alive(now);
-            if serves || now < earlier.started.saturating_add(LEAVE_ALONE) {
+            // A note of the future is of a clock that was wrong.
+            let young =
+                (earlier.started..earlier.started.saturating_add(LEAVE_ALONE)).contains(&now);
+            if serves || young {
                 return Err(RefreshError::unknown("an earlier refresh has no known outcome"));
             }
         }

@@ -116,7 +116,6 @@ impl Turn {
         let mut credentials = Credentials::default();
         loop {
             let started = Instant::now();
-            attempts.made += 1;
             let failed = match self.attempt(prompt, route, hold, attempts).await {
                 Ok(mut answer) => {
                     answer.attempts = attempts.made;
@@ -251,6 +250,7 @@ impl Turn {
         attempts: &mut Attempts,
     ) -> Result<Answer, Failed> {
         let lease = self.lease(route, attempts.forced).await?;
+        attempts.made += 1;
         let (token, keys) = (lease.token(), lease.keys());
         let answer = self.exchange(prompt, route, hold, attempts, lease).await;
         answer.map_err(|error| Failed { error, token, keys })
@@ -330,6 +330,8 @@ const MAX_ATTEMPTS: u32 = 8;
 pub struct Attempts {
     /// Requests that were made.
     pub made: u32,
+    /// Targets that were not asked because they failed too often.
+    pub left_alone: usize,
     /// Ask also upstreams that are left alone because they failed: there are no others.
     pub forced: bool,
     /// Since when the call is ours, until the first request is on its way.

@@ -42,8 +42,12 @@ enum Class {
 const METADATA_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
 /// Azure's.
 const METADATA_AZURE: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
-/// Amazon's.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// Amazon's, Google's, Oracle's.
+const METADATA_V6: [Ipv6Addr; 3] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+];
 
 fn of_v4(ip: Ipv4Addr) -> Class {
     let [a, b, ..] = ip.octets();
@@ -71,7 +75,11 @@ fn of_v6(ip: Ipv6Addr) -> Class {
     if ip.is_loopback() {
         return Class::Private;
     }
-    if ip == METADATA_V6 || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local() {
+    if METADATA_V6.contains(&ip)
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || ip.is_unicast_link_local()
+    {
         return Class::Never;
     }
     match ip.segments() {
@@ -121,6 +129,8 @@ mod tests {
             "224.0.0.1",
             "255.255.255.255",
             "fd00:ec2::254",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
             "fe80::1",
             "ff02::1",
             "::",
@@ -156,7 +166,7 @@ mod tests {
 
     /// The same as a table, which is how the standards have it.
     fn model(ip: IpAddr) -> (bool, bool) {
-        const NEVER: [&str; 12] = [
+        const NEVER: [&str; 14] = [
             "168.63.129.16/32",
             "2001::/32",
             "64:ff9b:1::/48",
@@ -168,6 +178,8 @@ mod tests {
             "fe80::/10",
             "ff00::/8",
             "fd00:ec2::254/128",
+            "fd20:ce::254/128",
+            "fd00:c1::a9fe:a9fe/128",
             "::/128",
         ];
         const PRIVATE: [&str; 9] = [

@@ -18,6 +18,33 @@ pub(super) struct Proxies {
     matcher: Option<Matcher>,
     /// The config names the proxy, so it is meant for whatever host.
     named: bool,
+    /// Variables that mean to name a proxy, for `http` and for `https`, and cannot be understood.
+    unusable: [Option<&'static str>; 2],
+}
+
+/// The variables that name the proxy of plain and of TLS connections, the first that is set.
+const VARIABLES: [[&str; 4]; 2] = [
+    ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
+    ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
+];
+
+/// The variables of a proxy that is meant and cannot be understood. The matcher takes them for unset.
+fn unusable(variable: impl Fn(&str) -> Option<String>) -> [Option<&'static str>; 2] {
+    let understood = |value: &str| {
+        let value = value.trim();
+        let address =
+            if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
+        let uri = address.parse::<http::Uri>().ok();
+        uri.is_some_and(|uri| {
+            let known = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
+            uri.scheme_str().is_some_and(|scheme| known.contains(&scheme)) && uri.host().is_some()
+        })
+    };
+    VARIABLES.map(|names| {
+        names.into_iter().find(|name| {
+            variable(name).is_some_and(|value| !value.trim().is_empty() && !understood(&value))
+        })
+    })
 }
 
 impl Proxies {
@@ -29,7 +56,11 @@ impl Proxies {
                 (Some(Matcher::builder().all(address.clone()).build()), true)
             }
         };
-        Self { matcher, named }
+        let unusable = match choice {
+            ProxyChoice::FromEnvironment => unusable(|name| std::env::var(name).ok()),
+            ProxyChoice::Direct | ProxyChoice::Through(_) => [None; 2],
+        };
+        Self { matcher, named, unusable }
     }
 
     /// The proxy for a host; none for this machine, whatever the environment says.
@@ -52,6 +83,10 @@ impl Proxies {
         let target = target.map_err(io::Error::other)?;
         let Some(proxy) = matcher.intercept(&target).map(Proxy) else {
             let none = || io::Error::other("the `proxy` of this provider cannot be used");
+            if let Some(name) = self.unusable[usize::from(https)] {
+                let reason = format!("the proxy that {name} names cannot be used");
+                return Err(io::Error::other(reason));
+            }
             return if self.named { Err(none()) } else { Ok(None) };
         };
         match proxy.0.uri().scheme_str() {
@@ -171,5 +206,27 @@ mod tests {
             let odd = ProxyChoice::Through(odd.into());
             assert!(to(&odd, "api.example.com").is_err(), "{odd:?}");
         }
+    }
+
+    #[test]
+    fn a_proxy_of_the_environment_that_is_not_understood_is_no_reason_to_go_around_it() {
+        let told = |set: &[(&str, &str)]| {
+            let set: Vec<_> = set.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            unusable(|name| set.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
+        };
+        let good = [("HTTPS_PROXY", "proxy:3128"), ("http_proxy", "socks5h://u:p@proxy")];
+        assert_eq!(told(&good), [None, None]);
+        assert_eq!(told(&[("HTTPS_PROXY", "")]), [None, None]);
+        let odd = [("HTTPS_PROXY", "http://u:p|w@proxy:3128"), ("http_proxy", "ftp://proxy")];
+        assert_eq!(told(&odd), [Some("http_proxy"), Some("HTTPS_PROXY")]);
+        let all = [("all_proxy", "ftp://proxy")];
+        assert_eq!(told(&all), [Some("all_proxy"); 2]);
+        let proxies = Proxies {
+            matcher: Some(Matcher::builder().build()),
+            named: false,
+            unusable: told(&odd[..1]),
+        };
+        assert!(proxies.to(true, "api.example.com", 443).is_err());
+        assert!(proxies.to(false, "api.example.com", 80).unwrap().is_none());
     }
 }

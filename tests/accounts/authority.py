@@ -30,12 +30,15 @@ settings = {
     "expires_in": 3600,
     "rotate": True,
     "delay": 0,
-    # One of: none, hang_after, error_after, html_after, error_before, throttle, revoke
+    # One of: none, hang_after, error_after, html_after, error_before, throttle, revoke, same_access
     "fault": "none",
     # How many exchanges the fault still strikes; -1 for all.
     "fault_count": -1,
     "device_approved": True,
 }
+
+
+first_access = {}
 
 
 def mint(family, generation):
@@ -54,7 +57,12 @@ def mint(family, generation):
         answer["expires_in"] = settings["expires_in"]
     if settings["rotate"] or generation == 1:
         answer["refresh_token"] = refresh
+    first_access.setdefault(family, answer["access_token"])
     return answer
+
+
+def family_of(answer):
+    return answer["access_token"].split("-")[1]
 
 
 def new_family(name=None):
@@ -215,6 +223,9 @@ class Handler(BaseHTTPRequestHandler):
             except Refused as refused:
                 seen["refused"].append(str(refused))
                 return self.reply(400, {"error": str(refused), "error_description": json.dumps(fields)})
+        if fault == "same_access":
+            # A server that sees no need for another access token yet.
+            answer["access_token"] = first_access[family_of(answer)]
         if fault == "hang_after":
             time.sleep(30)
             self.close_connection = True

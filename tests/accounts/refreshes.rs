@@ -69,6 +69,27 @@ fn a_refused_token_is_renewed_once_and_the_call_goes_on() {
     assert_eq!(authority.seen()["exchanges"], 2);
 }
 
+/// A server may think that the token which the provider refuses is still good.
+#[test]
+fn a_server_that_gives_the_refused_token_again_is_not_asked_on_and_on() {
+    let _machine = together();
+    let (authority, model, home) = (Authority::start(), Model::start(), home("same"));
+    authority.set(json!({"fault": "same_access"}));
+    write_account(&home, &authority, "ann", 3600);
+    let gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
+    model.required.store(1000, SeqCst);
+    let started = Instant::now();
+    for _ in 0..20 {
+        let (status, answer) = ask(gateway.address);
+        assert!(matches!(status, 400 | 503), "{status}: {answer}");
+    }
+    let exchanges = authority.seen()["exchanges"].as_u64().unwrap();
+    // At once, then after one second, two, four.
+    let most = 2 + u64::from(started.elapsed().as_secs() > 0) * 3;
+    assert!((1..=most).contains(&exchanges), "{exchanges} exchanges in {:?}", started.elapsed());
+    assert_eq!(authority.seen()["replays"], 0);
+}
+
 /// F-43. Each round the upstream demands newer tokens: whoever comes first renews, in whichever process,
 /// and nobody uses a refresh token twice.
 #[test]

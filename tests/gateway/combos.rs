@@ -100,6 +100,58 @@ async fn when_every_target_fails_the_last_word_is_told() {
 }
 
 #[actix::test]
+async fn only_when_every_target_is_left_alone_is_one_asked_all_the_same() {
+    let (refusing, broken) = (bad(401), bad(500));
+    let mut far = provider(&broken.base_url());
+    (far["authMode"], far["apiKey"], far["circuit"]) = ("key".into(), "k".into(), true.into());
+    let app = App::start(&json!({
+        "maxRetries": 0,
+        "providers": {"p0": provider(&refusing.base_url()), "p1": far.clone(), "p2": far},
+        "combos": {
+            "best": {"targets": ["p0/a", "p1/b"]},
+            "broken": {"targets": ["p1/a", "p2/b"]},
+        },
+    }))
+    .await;
+    for model in ["p1/b", "p2/b"] {
+        for _ in 0..5 {
+            app.post(&json!({"model": model, "input": "x"})).await;
+        }
+    }
+    let asked = broken.asked().len();
+    assert_eq!(ask(&app, json!("hi")).await.status, 503);
+    assert_eq!(refusing.asked().len(), 1, "its answer was no: asking again brings no other");
+    assert_eq!(broken.asked().len(), asked);
+    let answer = app.post(&json!({"model": "broken", "input": "x"})).await;
+    assert_eq!((answer.status, broken.asked().len()), (502, asked + 1), "{}", answer.text());
+}
+
+#[actix::test]
+async fn targets_that_are_not_asked_do_not_count_as_asked() {
+    let (broken, last) = (bad(500), good("last"));
+    let mut far = provider(&broken.base_url());
+    (far["authMode"], far["apiKey"], far["circuit"]) = ("key".into(), "k".into(), true.into());
+    let mut providers = json!({"good": provider(&last.base_url())});
+    let mut targets = Vec::new();
+    for n in 0..9 {
+        providers[format!("far{n}")] = far.clone();
+        targets.push(format!("far{n}/m"));
+    }
+    targets.push("good/m".to_owned());
+    let combos = json!({"best": {"targets": targets}});
+    let config = json!({"maxRetries": 0, "providers": providers, "combos": combos});
+    let app = App::start(&config).await;
+    for n in 0..9 {
+        for _ in 0..5 {
+            app.post(&json!({"model": format!("far{n}/m"), "input": "x"})).await;
+        }
+    }
+    let answer = ask(&app, json!("hi")).await;
+    assert_eq!((answer.status, answer.header("x-ocx-attempts")), (200, None), "{}", answer.text());
+    assert_eq!(text(&answer), "last");
+}
+
+#[actix::test]
 async fn new_conversations_go_round_and_each_stays_where_it_began() {
     let (first, second) = (good("p0"), good("p1"));
     let targets = json!([{"model": "p0/m", "weight": 2}, "p1/m"]);

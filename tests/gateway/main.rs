@@ -15,6 +15,7 @@ mod forward;
 mod front_doors;
 mod keys;
 mod metamorphic;
+mod metrics;
 mod model_lists;
 mod process;
 mod proxies;

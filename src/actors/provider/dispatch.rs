@@ -32,7 +32,7 @@ impl Handler<Dispatch> for ProviderActor {
             return Response::reply(Err(DispatchError::Placeholder { provider, base_url }));
         }
         match spec.auth {
-            AuthMode::OAuth => self.lend_account(ctx),
+            AuthMode::OAuth => self.lend_account(forced, ctx),
             AuthMode::Forward => Response::reply(self.lend_login(caller, forced, ctx)),
             AuthMode::Key | AuthMode::Local => Response::reply(self.lend_key(forced, ctx)),
         }

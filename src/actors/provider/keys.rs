@@ -82,7 +82,8 @@ impl KeyRing {
             if !has(index) || rests || (!forced && place.circuit.left(now).is_some()) {
                 continue;
             }
-            let probe = place.circuit.admit(now);
+            // Who asks all the same is no probe: neither a burst nor one that leaves moves the rest.
+            let probe = place.circuit.left(now).is_none() && place.circuit.admit(now);
             let trial = place.refusals > 0;
             if trial {
                 place.rests_until = Some(now + rest(place.refusals));
@@ -259,5 +260,21 @@ mod tests {
             assert_eq!(matches!(next, Err(NoKey::Open(_))), breaks, "{next:?}");
             assert!(ring.pick(now, true, |_| true).is_ok(), "the last target is never ejected");
         }
+    }
+
+    #[test]
+    fn who_asks_all_the_same_neither_lengthens_a_rest_nor_ends_it() {
+        let (mut ring, now) = (KeyRing::new(1, true), Instant::now());
+        (0..5).for_each(|_| ring.failed(plain(0), now));
+        let open = picked(&mut ring, now);
+        for _ in 0..10 {
+            let forced = ring.pick(now, true, |_| true).unwrap();
+            assert_eq!(forced, plain(0));
+            ring.failed(forced, now);
+            ring.abandoned(forced, now);
+            assert_eq!(picked(&mut ring, now), open);
+        }
+        let probe = picked(&mut ring, now + FIRST_REST).unwrap();
+        assert!(probe.probe, "its rest was not moved");
     }
 }

@@ -66,6 +66,11 @@ pub(super) struct LoginState {
     waiting: Vec<Waiting>,
     finished: Vec<oneshot::Sender<()>>,
     timer: Option<SpawnHandle>,
+    save_timer: Option<SpawnHandle>,
+    /// What is in memory only is being written.
+    saving: bool,
+    /// And was tried for the last time.
+    saved_last: bool,
 }
 
 /// Tokens of a login that is over.
@@ -77,8 +82,19 @@ struct Ended {
 }
 
 enum Waiting {
-    Lease(oneshot::Sender<Result<Lease, DispatchError>>),
+    /// For a lease, perhaps also while the upstream is left alone.
+    Lease(oneshot::Sender<Result<Lease, DispatchError>>, bool),
     Renewal(oneshot::Sender<Result<(), DispatchError>>),
+}
+
+impl Waiting {
+    /// Whether nobody waits any more.
+    fn left(&self) -> bool {
+        match self {
+            Self::Lease(sender, _) => sender.is_closed(),
+            Self::Renewal(sender) => sender.is_closed(),
+        }
+    }
 }
 
 type Stamp = (u64, u64, Option<SystemTime>);
@@ -118,6 +134,13 @@ impl LoginState {
     pub fn lacks(&self, provider: &str) -> Option<String> {
         let missing = self.missing.as_ref().filter(|_| self.account.is_none())?;
         Some(format!("`ocx login {provider}` ({missing})"))
+    }
+
+    /// No refresh for so long at least; longer after each further failure.
+    fn pause(&mut self, least: Duration, reason: String) {
+        let pause = least.saturating_mul(1 << self.failures.min(5)).min(MAX_PAUSE);
+        self.failures += 1;
+        self.paused = Some((Instant::now() + pause, reason));
     }
 
     fn is_busy(&self) -> bool {
@@ -171,11 +194,12 @@ impl ProviderActor {
     /// Lends with the account's token, now or when there is one.
     pub(super) fn lend_account(
         &mut self,
+        forced: bool,
         ctx: &mut Context<Self>,
     ) -> Response<Result<Lease, DispatchError>> {
         self.look(ctx);
         if let Some(credential) = self.login.alive() {
-            return Response::reply(self.lend(&[credential], false, ctx));
+            return Response::reply(self.lend(&[credential], forced, ctx));
         }
         if let Err(error) = self.want_tokens(ctx) {
             return Response::reply(Err(error));
@@ -183,7 +207,7 @@ impl ProviderActor {
         let (metrics, id) = (&self.seed.metrics, self.seed.spec.id.as_str());
         metrics.refresh_waiters.with_label_values(&[id]).inc();
         let (sender, receiver) = oneshot::channel();
-        self.login.waiting.push(Waiting::Lease(sender));
+        self.login.waiting.push(Waiting::Lease(sender, forced));
         let restarted = DispatchError::Restarted(self.seed.spec.id.to_string());
         Response::fut(async move { receiver.await.unwrap_or(Err(restarted)) })
     }
@@ -280,7 +304,8 @@ impl ProviderActor {
 
     /// Serves whoever can be served, or tells all of them why not.
     fn serve_waiting(&mut self, ctx: &mut Context<Self>) {
-        let waiting = std::mem::take(&mut self.login.waiting);
+        let mut waiting = std::mem::take(&mut self.login.waiting);
+        waiting.retain(|waiting| !waiting.left());
         if waiting.is_empty() {
             return;
         }
@@ -288,8 +313,9 @@ impl ProviderActor {
         if let Some(credential) = self.login.alive() {
             for waiting in waiting {
                 match waiting {
-                    Waiting::Lease(sender) => {
-                        drop(sender.send(self.lend(std::slice::from_ref(&credential), false, ctx)));
+                    Waiting::Lease(sender, forced) => {
+                        let lease = self.lend(std::slice::from_ref(&credential), forced, ctx);
+                        drop(sender.send(lease));
                     }
                     Waiting::Renewal(sender) => drop(sender.send(Ok(()))),
                 }
@@ -301,7 +327,7 @@ impl ProviderActor {
             Err(error) => {
                 for waiting in waiting {
                     match waiting {
-                        Waiting::Lease(sender) => drop(sender.send(Err(error.clone()))),
+                        Waiting::Lease(sender, _) => drop(sender.send(Err(error.clone()))),
                         Waiting::Renewal(sender) => drop(sender.send(Err(error.clone()))),
                     }
                 }
@@ -413,6 +439,7 @@ impl Handler<Loaded> for ProviderActor {
             }
         }
         self.publish_state();
+        self.save_later(ctx);
         self.serve_waiting(ctx);
         self.arm(ctx);
         self.finish(ctx);
@@ -439,26 +466,32 @@ impl Handler<Refreshed> for ProviderActor {
                     result,
                     "tokens renewed"
                 );
-                login.account = Some(renewed.account);
+                // Another's login may have been made for another address.
+                let elsewhere = leads_elsewhere(&renewed.account, &self.seed.spec.origin());
+                login.account = Some(renewed.account).filter(|_| elsewhere.is_none());
                 let renewed_at = &self.seed.metrics.refresh_success_time;
                 renewed_at.with_label_values(&[&*provider]).set(timestamp(SystemTime::now()));
-                (login.paused, login.failures, login.missing) = (None, 0, None);
-                if !renewed.saved {
-                    ctx.run_later(SAVE_EVERY, Self::save);
+                login.missing = None;
+                if !renewed.adopted && login.account.is_some() && login.alive().is_none() {
+                    // Asking on and on would bring no other.
+                    let reason = "the server gives a token that the provider refuses".to_owned();
+                    login.pause(FIRST_PAUSE, reason);
+                } else {
+                    (login.paused, login.failures) = (None, 0);
                 }
                 result
             }
             Err(RefreshError::Later { reason, ambiguous }) => {
-                let pause = FIRST_PAUSE.saturating_mul(1 << login.failures.min(5)).min(MAX_PAUSE);
-                let pause = if ambiguous { MAX_PAUSE } else { pause };
-                login.failures += 1;
-                tracing::warn!(provider, reason, ambiguous, ?pause, "tokens could not be renewed");
-                login.paused = Some((Instant::now() + pause, reason));
+                tracing::warn!(provider, reason, ambiguous, "tokens could not be renewed");
+                login.pause(if ambiguous { MAX_PAUSE } else { FIRST_PAUSE }, reason);
                 if ambiguous { "ambiguous" } else { "transient" }
             }
             Err(error) => {
                 tracing::error!(provider, %error, "the login of this provider is over");
-                if let Some(Account { id, added_at, generation, .. }) = login.account.take() {
+                let over = login.account.take();
+                // Who is logged out may be logged in again, were it by putting the file back.
+                let over = over.filter(|_| error != RefreshError::LoggedOut);
+                if let Some(Account { id, added_at, generation, .. }) = over {
                     let reason = match error {
                         RefreshError::Ended(reason) => reason,
                         other => other.to_string(),
@@ -473,6 +506,7 @@ impl Handler<Refreshed> for ProviderActor {
             }
         };
         self.count_refresh(counted);
+        self.save_later(ctx);
         if self.login.account.is_none() {
             // Perhaps another account is logged in.
             return self.load(ctx);
@@ -485,11 +519,24 @@ impl Handler<Refreshed> for ProviderActor {
 }
 
 impl ProviderActor {
+    /// What the disk did not take is tried again, as long as there is any.
+    fn save_later(&mut self, ctx: &mut Context<Self>) {
+        let due = !self.login.saving && self.seed.vault.has_unsaved(self.seed.spec.id.as_str());
+        if due && self.login.save_timer.is_none() {
+            self.login.save_timer = Some(ctx.run_later(SAVE_EVERY, Self::save));
+        }
+    }
+
     fn save(&mut self, ctx: &mut Context<Self>) {
+        if let Some(timer) = self.login.save_timer.take() {
+            ctx.cancel_future(timer);
+        }
         let provider = self.seed.spec.id.to_string();
-        if !self.seed.vault.has_unsaved(&provider) {
+        // While they are renewed, whoever renews has them.
+        if self.login.saving || !self.seed.vault.has_unsaved(&provider) {
             return;
         }
+        self.login.saving = true;
         let (vault, address) = (self.seed.vault.clone(), ctx.address());
         actix_rt::spawn(async move {
             let saved = tokio::task::spawn_blocking(move || vault.save(&provider)).await;
@@ -500,11 +547,14 @@ impl ProviderActor {
     /// Tells who waits for the end that nothing is left to do: no refresh is on its way, and what the disk
     /// did not take was tried once more.
     fn finish(&mut self, ctx: &mut Context<Self>) {
-        if self.login.finished.is_empty() || self.login.is_busy() {
+        if self.login.finished.is_empty() || self.login.is_busy() || self.login.saving {
             return;
         }
         if self.seed.vault.has_unsaved(self.seed.spec.id.as_str()) {
-            return self.save(ctx);
+            if !std::mem::replace(&mut self.login.saved_last, true) {
+                return self.save(ctx);
+            }
+            tracing::error!(provider = %self.seed.spec.id, "new tokens are lost: log in again");
         }
         for waiting in self.login.finished.drain(..) {
             let _ = waiting.send(());
@@ -516,15 +566,12 @@ impl Handler<Saved> for ProviderActor {
     type Result = ();
 
     fn handle(&mut self, Saved { all }: Saved, ctx: &mut Context<Self>) {
-        let provider = &self.seed.spec.id;
-        match (all, self.login.finishing) {
-            (true, _) => tracing::info!(%provider, "new tokens are saved now"),
-            (false, true) => tracing::error!(%provider, "new tokens are lost: log in again"),
-            (false, false) => drop(ctx.run_later(SAVE_EVERY, Self::save)),
+        self.login.saving = false;
+        if all {
+            tracing::info!(provider = %self.seed.spec.id, "new tokens are saved now");
         }
-        for waiting in self.login.finished.drain(..) {
-            let _ = waiting.send(());
-        }
+        self.save_later(ctx);
+        self.finish(ctx);
     }
 }
 

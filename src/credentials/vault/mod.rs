@@ -18,7 +18,10 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -40,6 +43,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_EVERY: Duration = Duration::from_millis(5);
 /// How the names of files begin that are being written.
 const TEMPORARY: &str = ".auth-";
+/// How the names of copies of broken files begin.
+const BROKEN: &str = "auth.json.corrupt-";
 /// The largest file we read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -48,6 +53,18 @@ const MAX_FILE: u64 = 4 << 20;
 pub struct Vault {
     home: PathBuf,
     unsaved: Arc<Mutex<HashMap<String, Unsaved>>>,
+    /// Refreshes on their way.
+    flights: Arc<AtomicUsize>,
+}
+
+/// A refresh is on its way as long as this lives.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// New tokens that are nowhere but in memory, and the lock that keeps others from using the old ones.
@@ -118,7 +135,18 @@ pub enum Repair {
 impl Vault {
     /// The vault in a home directory, which need not exist.
     pub fn new(home: &Path) -> Self {
-        Self { home: home.to_owned(), unsaved: Arc::default() }
+        Self { home: home.to_owned(), unsaved: Arc::default(), flights: Arc::default() }
+    }
+
+    /// Notes that a refresh is on its way.
+    pub fn flight(&self) -> InFlight {
+        self.flights.fetch_add(1, Ordering::AcqRel);
+        InFlight(Arc::clone(&self.flights))
+    }
+
+    /// How many are, of this vault and its clones.
+    pub fn flights(&self) -> usize {
+        self.flights.load(Ordering::Acquire)
     }
 
     /// The directory that it is in.
@@ -232,15 +260,28 @@ impl Vault {
         let told = edit(&mut opened.store);
         let after = opened.store.to_text();
         if before != after || opened.damage.is_some() {
-            self.replace(&after, opened.damage.is_none().then_some(backup))?;
+            // What is broken is no backup; what is to be forgotten must not be in one.
+            let sound = opened.damage.is_none() || backup == Backup::Same;
+            self.replace(&after, sound.then_some(backup))?;
         }
         Ok(told)
+    }
+
+    /// Copies of broken files, which may hold tokens of whoever has logged out since.
+    pub fn broken_copies(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(&self.home).into_iter().flatten().flatten();
+        let mut copies: Vec<PathBuf> = files
+            .filter(|file| file.file_name().to_string_lossy().starts_with(BROKEN))
+            .map(|file| file.path())
+            .collect();
+        copies.sort();
+        copies
     }
 
     /// A broken file may be all that is left of somebody's login.
     fn keep_broken(&self) -> Result<(), VaultError> {
         let stamp = now_ms();
-        let copy = self.home.join(format!("auth.json.corrupt-{stamp}"));
+        let copy = self.home.join(format!("{BROKEN}{stamp}"));
         let bytes = fs::read(self.path()).map_err(|error| io_error(&self.path(), error))?;
         write_new(&copy, &bytes).map_err(|error| io_error(&copy, error))
     }
@@ -375,10 +416,15 @@ impl Vault {
     pub fn fold(&self, _: &AccountLock, provider: &str, account: &str) {
         let path = self.refresh_file(provider, account, "journal");
         let Some(journaled) = journal::read(&path) else { return };
-        let folded = self.change(Repair::No, |store| store.renew(&journaled));
+        let folded = self.change(Repair::No, |store| {
+            store.renew(&journaled);
+            store.accounts(provider).list.iter().any(|known| known.id == account)
+        });
         match folded {
             // Of an earlier login, perhaps, or known already: of no more use.
-            Ok(()) => self.discard(provider, account, &["journal"]),
+            Ok(true) => self.discard(provider, account, &["journal"]),
+            // The file is gone, which may be for a moment only.
+            Ok(false) => {}
             Err(error) => tracing::warn!(provider, %error, "a journal stays for now"),
         }
     }

@@ -242,6 +242,40 @@ fn what_is_logged_out_is_nowhere_any_more() {
 }
 
 #[test]
+fn what_is_logged_out_of_a_damaged_file_does_not_come_back_from_its_backup() {
+    let (_dir, vault) = vault();
+    log_in(&vault, &account("xai", "a", 1));
+    log_in(&vault, &account("xai", "b", 1));
+    vault.change(Repair::No, |store| store.activate("xai", "a")).unwrap();
+    let damage = || {
+        let text = fs::read_to_string(vault.path()).unwrap();
+        fs::write(vault.path(), &text[..text.len() - 3]).unwrap();
+    };
+    damage();
+    assert_eq!(vault.log_out("xai", Some("a")).unwrap(), 1);
+    assert!(!fs::read_to_string(vault.backup()).unwrap().contains("refresh-a"));
+    assert_eq!(vault.broken_copies().len(), 1, "which a person is told of");
+    damage();
+    let left: Vec<String> =
+        vault.open().unwrap().store.accounts("xai").list.into_iter().map(|a| a.id).collect();
+    assert_eq!(left, ["b"]);
+}
+
+#[test]
+fn a_file_that_is_away_for_a_moment_costs_no_journal() {
+    let (_dir, vault) = vault();
+    log_in(&vault, &account("xai", "a", 1));
+    journal(&vault, &account("xai", "a", 2));
+    let aside = vault.home().join("aside");
+    fs::rename(vault.path(), &aside).unwrap();
+    vault.fold(&lock(&vault), "xai", "a");
+    fs::rename(&aside, vault.path()).unwrap();
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"));
+    vault.fold(&lock(&vault), "xai", "a");
+    assert!(!vault.refresh_file("xai", "a", "journal").exists(), "and then it is of no more use");
+}
+
+#[test]
 fn a_damaged_file_keeps_a_refresh_in_its_journal() {
     let (_dir, vault) = vault();
     log_in(&vault, &account("xai", "a", 1));
