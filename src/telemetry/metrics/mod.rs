@@ -1,5 +1,5 @@
 //! Every metric, declared once: name, help, labels and buckets. Labels come from closed sets: provider
-//! ids of the config, the enums of [`labels`], and the bounded [`ModelLabels`].
+//! ids of the config, the closed enums beside it, and the bounded [`ModelLabels`].
 
 use std::{
     collections::HashMap,
