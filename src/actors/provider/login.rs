@@ -14,16 +14,15 @@ use actix::prelude::*;
 use actix_rt::time::Instant;
 use tokio::sync::oneshot;
 
-use super::{
-    DispatchError, Lease, ProviderActor,
-    messages::{Finish, Renew},
-};
+use super::{DispatchError, Lease, ProviderActor, messages::Renew};
 use crate::{
     credentials::{Account, Credential, Opened, TokenId, VaultError, now_ms},
     oauth::{RefreshError, Renewed, Server, Why, login_reach, refresh},
     telemetry::{Metrics, metrics::timestamp},
     upstream::Upstream,
 };
+
+mod saving;
 
 /// How often the clock is looked at: it may jump, and machines sleep.
 const TICK: Duration = Duration::from_secs(30);
@@ -33,8 +32,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// At most; also after an answer that was lost.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// How often tokens that the disk did not take are tried again.
-const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Who may wait for tokens.
 const MAX_WAITING: usize = 1024;
 /// Logins that are known to be over although the vault may not say so.
@@ -106,12 +103,6 @@ struct Loaded(Result<Opened, VaultError>, Option<Stamp>);
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Refreshed(Result<Renewed, RefreshError>);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Saved {
-    all: bool,
-}
 
 impl LoginState {
     /// The access token, if it may be sent now.
@@ -488,14 +479,12 @@ impl Handler<Refreshed> for ProviderActor {
             }
             Err(error) => {
                 tracing::error!(provider, %error, "the login of this provider is over");
-                let over = login.account.take();
                 // Who is logged out may be logged in again, were it by putting the file back.
-                let over = over.filter(|_| error != RefreshError::LoggedOut);
-                if let Some(Account { id, added_at, generation, .. }) = over {
-                    let reason = match error {
-                        RefreshError::Ended(reason) => reason,
-                        other => other.to_string(),
-                    };
+                if let (
+                    RefreshError::Ended(reason),
+                    Some(Account { id, added_at, generation, .. }),
+                ) = (error, login.account.take())
+                {
                     if login.ended.len() >= MAX_ENDED {
                         login.ended.remove(0);
                     }
@@ -515,75 +504,6 @@ impl Handler<Refreshed> for ProviderActor {
         self.serve_waiting(ctx);
         self.arm(ctx);
         self.finish(ctx);
-    }
-}
-
-impl ProviderActor {
-    /// What the disk did not take is tried again, as long as there is any.
-    fn save_later(&mut self, ctx: &mut Context<Self>) {
-        let due = !self.login.saving && self.seed.vault.has_unsaved(self.seed.spec.id.as_str());
-        if due && self.login.save_timer.is_none() {
-            self.login.save_timer = Some(ctx.run_later(SAVE_EVERY, Self::save));
-        }
-    }
-
-    fn save(&mut self, ctx: &mut Context<Self>) {
-        if let Some(timer) = self.login.save_timer.take() {
-            ctx.cancel_future(timer);
-        }
-        let provider = self.seed.spec.id.to_string();
-        // While they are renewed, whoever renews has them.
-        if self.login.saving || !self.seed.vault.has_unsaved(&provider) {
-            return;
-        }
-        self.login.saving = true;
-        let (vault, address) = (self.seed.vault.clone(), ctx.address());
-        actix_rt::spawn(async move {
-            let saved = tokio::task::spawn_blocking(move || vault.save(&provider)).await;
-            address.do_send(Saved { all: saved.unwrap_or(false) });
-        });
-    }
-
-    /// Tells who waits for the end that nothing is left to do: no refresh is on its way, and what the disk
-    /// did not take was tried once more.
-    fn finish(&mut self, ctx: &mut Context<Self>) {
-        if self.login.finished.is_empty() || self.login.is_busy() || self.login.saving {
-            return;
-        }
-        if self.seed.vault.has_unsaved(self.seed.spec.id.as_str()) {
-            if !std::mem::replace(&mut self.login.saved_last, true) {
-                return self.save(ctx);
-            }
-            tracing::error!(provider = %self.seed.spec.id, "new tokens are lost: log in again");
-        }
-        for waiting in self.login.finished.drain(..) {
-            let _ = waiting.send(());
-        }
-    }
-}
-
-impl Handler<Saved> for ProviderActor {
-    type Result = ();
-
-    fn handle(&mut self, Saved { all }: Saved, ctx: &mut Context<Self>) {
-        self.login.saving = false;
-        if all {
-            tracing::info!(provider = %self.seed.spec.id, "new tokens are saved now");
-        }
-        self.save_later(ctx);
-        self.finish(ctx);
-    }
-}
-
-impl Handler<Finish> for ProviderActor {
-    type Result = Response<()>;
-
-    fn handle(&mut self, _: Finish, ctx: &mut Context<Self>) -> Self::Result {
-        let (sender, receiver) = oneshot::channel();
-        self.login.finishing = true;
-        self.login.finished.push(sender);
-        self.finish(ctx);
-        Response::fut(async move { receiver.await.unwrap_or_default() })
     }
 }
 

@@ -91,7 +91,7 @@ declare! {
     /// When account tokens were last renewed, seconds since 1970.
     refresh_success_time: GaugeVec =
         "ocx_oauth_last_refresh_success_timestamp_seconds" ["provider"];
-    /// Calls that waited for a renewal which was on its way.
+    /// Calls that waited for an account token: it was being renewed, or read.
     refresh_waiters: IntCounterVec = "ocx_oauth_refresh_waiters_total" ["provider"];
     /// Stored accounts, by state.
     accounts: IntGaugeVec = "ocx_accounts" ["provider", "state"];
