@@ -227,6 +227,7 @@ fn fixed_fields(running: &Config, wanted: &Config) -> Vec<&'static str> {
         ("caFile", running.ca_file != wanted.ca_file),
         ("connectTimeoutMs", running.limits.timeouts.connect != wanted.limits.timeouts.connect),
         ("shutdownTimeoutMs", running.limits.shutdown != wanted.limits.shutdown),
+        ("telemetry", running.telemetry.fingerprint != wanted.telemetry.fingerprint),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
@@ -319,5 +320,5 @@ fn start(spec: &Arc<ProviderSpec>, config: &Config, means: &Means) -> ProviderHa
             }
         },
     );
-    ProviderHandle::new(Arc::clone(spec), addr)
+    ProviderHandle::new(Arc::clone(spec), addr, metrics)
 }

@@ -123,6 +123,8 @@ pub struct ResponseHead {
     pub retry_after: Option<Duration>,
     /// Headers that may be passed on to the caller of a relayed answer.
     pub relayed: Vec<(String, String)>,
+    /// What is left of the upstream's limits: windows with a share from 0 to 1.
+    pub remaining: Vec<(&'static str, f64)>,
 }
 
 impl ResponseHead {

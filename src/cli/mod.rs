@@ -8,7 +8,7 @@ use crate::{
     config::{Config, Home, ProviderSpec, parse_host},
     credentials::Vault,
     registry::AuthMode,
-    telemetry::logging::LogFormat,
+    telemetry::{ledger::By, logging::LogFormat},
     upstream::Network,
 };
 
@@ -18,6 +18,7 @@ mod provider;
 mod provider_check;
 mod reload;
 mod serve;
+mod usage;
 
 pub use serve::{Program, Running};
 
@@ -51,6 +52,8 @@ enum Command {
     /// Look at config files.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Sum what turns used: tokens, and cost where the config has prices.
+    Usage(UsageArgs),
     /// Make a running gateway read its config now, and say what came of it.
     Reload(ReloadArgs),
 }
@@ -146,6 +149,19 @@ struct ReloadArgs {
     port: Option<u16>,
 }
 
+#[derive(Debug, clap::Args)]
+struct UsageArgs {
+    /// What turns are summed by.
+    #[arg(long, value_enum, default_value = "provider")]
+    by: By,
+    /// Only turns from this day on, in this machine's time zone.
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    since: Option<jiff::civil::Date>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 fn host(text: &str) -> Result<IpAddr, String> {
     parse_host(text).ok_or_else(|| "write an IP address, or localhost".to_owned())
 }
@@ -191,6 +207,7 @@ pub fn run() -> ExitCode {
             config::check(&home.config(), false, &home)
         }
         Command::Config(ConfigCommand::Schema) => config::schema(),
+        Command::Usage(args) => usage::usage(&args, &home),
         Command::Reload(args) => reload::run(&args, &home),
     }
 }

@@ -19,21 +19,23 @@ use crate::{
         Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
         WatchSettings,
     },
-    config::{self, Config, DataKey, Home, Loaded, WatchMode, process_env},
+    config::{self, Config, DataKey, Home, Loaded, TelemetrySpec, WatchMode, process_env},
     credentials::{CapsuleKey, Vault},
     http::{self, Lifecycle, Listening, Shared},
-    telemetry::{Metrics, logging},
+    telemetry::{Ledger, Metrics, Telemetry, Tracer, logging},
 };
 
 /// What refreshes of tokens have at the end: two calls to a server, and the disk.
 const LAST_REFRESHES: Duration = Duration::from_secs(40);
+/// What the last lines of the usage ledger have at the end.
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// How often we look whether those of providers that are gone have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What streams that are told to end have for their terminal event, before actix cuts them.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
-    logging::init(args.log_format);
+    let _written = logging::init(args.log_format);
     let path = args.config.clone().unwrap_or_else(|| home.config());
     let loaded = match load(&path, args.config.is_some()) {
         Ok(loaded) => loaded,
@@ -77,7 +79,8 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
     let hints = loaded.config.watch == WatchMode::Auto;
     let watch = WatchSettings { hints, ..WatchSettings::default() };
     let vault = Vault::new(home.path());
-    let program = Program { path, loaded, listener, admin, capsules, vault, watch };
+    let usage = home.usage();
+    let program = Program { path, loaded, listener, admin, capsules, vault, usage, watch };
     actix_web::rt::System::new().block_on(run_program(program))
 }
 
@@ -157,6 +160,8 @@ pub struct Program {
     pub capsules: CapsuleKey,
     /// Where logins are kept.
     pub vault: Vault,
+    /// Where usage is kept, if the config wants it.
+    pub usage: PathBuf,
     /// How the file is watched.
     pub watch: WatchSettings,
 }
@@ -178,8 +183,12 @@ impl Program {
     ///
     /// When a provider does not come up or the listener cannot be used.
     pub async fn start(self) -> Result<Running, String> {
-        let metrics = Arc::new(Metrics::new());
         let config = Arc::new(self.loaded.config);
+        let metrics = Metrics::new();
+        let metrics = Arc::new(match config.telemetry.otel_names {
+            true => metrics.with_otel_names(),
+            false => metrics,
+        });
         let network = network(&config)?;
         let vault = self.vault.clone();
         let start = Start {
@@ -192,11 +201,12 @@ impl Program {
         };
         let cell =
             ProviderSupervisor::first_snapshot(&start).await.map_err(|error| error.to_string())?;
+        let telemetry = Arc::new(telemetry(&config.telemetry, self.usage, &metrics)?);
         let digest = self.loaded.digest;
         let watcher = supervise(start, &cell, self.path, self.watch, digest, &metrics);
         let shared = Arc::new(Shared {
             cell,
-            metrics,
+            telemetry,
             lifecycle: Arc::new(Lifecycle::default()),
             admin: self.admin,
             capsules: self.capsules,
@@ -212,6 +222,26 @@ impl Program {
             .map_err(|error| error.to_string())?;
         Ok(Running { shared, listening, watcher, vault, shutdown })
     }
+}
+
+/// What turns are told to, as the config has it.
+///
+/// # Errors
+///
+/// When traces cannot be sent at all, in words.
+fn telemetry(
+    spec: &TelemetrySpec,
+    usage: PathBuf,
+    metrics: &Arc<Metrics>,
+) -> Result<Telemetry, String> {
+    let errors = metrics.ledger_errors.clone();
+    let ledger = match spec.ledger_bytes {
+        Some(max_bytes) => Ledger::open(usage, max_bytes, errors),
+        None => Ledger::off(errors),
+    };
+    let tracer = spec.otlp.as_ref().map(Tracer::start).transpose();
+    let tracer = tracer.map_err(|error| format!("telemetry.otlp: {error}"))?;
+    Ok(Telemetry { ledger, tracer, ..Telemetry::of(Arc::clone(metrics)) })
 }
 
 /// Starts the actors of this thread, each behind a guardian.
@@ -314,10 +344,17 @@ impl Running {
             () = end_streams => {}
             () = either(&mut terminate, &mut interrupt) => return ExitCode::FAILURE,
         }
-        tokio::select! {
+        let ended = tokio::select! {
             () = finish_refreshes(&shared, &vault) => ExitCode::SUCCESS,
             () = either(&mut terminate, &mut interrupt) => ExitCode::FAILURE,
+        };
+        if let Some(tracer) = &shared.telemetry.tracer {
+            tracer.finish();
         }
+        if !shared.telemetry.ledger.flush(LAST_LINES) {
+            tracing::warn!("not all usage of the last turns could be written down");
+        }
+        ended
     }
 
     /// Runs until it is dropped, for those who have signals of their own.

@@ -12,6 +12,7 @@ use super::{
     ProviderSpec, ProxyChoice, Reach, Retries, SecretText, Timeouts, combo,
     reach::is_local,
     spec::{DEFAULT_CONCURRENCY, parse_host},
+    telemetry,
 };
 use crate::{
     model::ProviderId,
@@ -67,6 +68,7 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
         websockets: file.websockets.unwrap_or(false),
         ca_file: file.ca_file.clone(),
         watch: file.watch.unwrap_or_default(),
+        telemetry: telemetry::build(file.telemetry.as_ref(), env, findings),
     };
     let models: usize = config.providers.values().map(|provider| provider.models.len()).sum();
     if models > MAX_MODELS {
@@ -310,6 +312,12 @@ fn provider_spec(
     if file.max_concurrency == Some(0) {
         findings.problem(format!("{pointer}/maxConcurrency"), "must be more than 0");
     }
+    for (model, price) in file.prices.iter().flatten() {
+        if !price.is_sound() {
+            findings
+                .problem(format!("{pointer}/prices/{}", escape(model)), "a price is at least 0");
+        }
+    }
     check_discovery(file, base_url.as_deref(), pointer, findings);
     let quirks = match entry {
         Some(entry) => entry.quirks.overlaid(&file.quirks),
@@ -334,6 +342,7 @@ fn provider_spec(
         models: models.unwrap_or_default(),
         headers,
         unset_headers,
+        prices: file.prices.clone().unwrap_or_default(),
         live_models: file.live_models.unwrap_or(entry.is_none_or(|entry| entry.live_models)),
         disabled: file.disabled.unwrap_or(false),
         strict: file.strict.unwrap_or(false),

@@ -7,8 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ComboFile, SecretText};
-use crate::registry::{AdapterKind, AuthMode, Login, Quirks};
+use super::{ComboFile, SecretText, TelemetryFile};
+use crate::{
+    model::Price,
+    registry::{AdapterKind, AuthMode, Login, Quirks},
+};
 
 /// The settings of the gateway.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -114,6 +117,9 @@ pub struct ConfigFile {
     /// only looks. Takes effect at the next start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watch: Option<WatchMode>,
+    /// The usage ledger, and traces. Takes effect at the next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<TelemetryFile>,
     /// What we do not know, kept for whoever does.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -163,6 +169,10 @@ pub struct ProviderFile {
     /// Extra headers; values may be `${VAR}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<IndexMap<String, SecretText>>,
+    /// What its models cost, by name, in US dollars per million tokens; `*` stands for all others. For
+    /// `ocx usage` and `ocx_cost_usd_total`; without a price nothing is said of cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prices: Option<IndexMap<String, Price>>,
     /// Whether to ask the upstream for its models. Default true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live_models: Option<bool>,

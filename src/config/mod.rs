@@ -11,6 +11,7 @@ mod reach;
 mod save;
 mod secret;
 mod spec;
+mod telemetry;
 
 pub use combo::{Combo, ComboFile, Strategy, Target, TargetFile};
 pub use file::{ConfigFile, ProviderFile, WatchMode};
@@ -23,3 +24,4 @@ pub use spec::{
     Access, Config, DEFAULT_PORT, DataKey, Limits, Listen, ProviderSpec, Retries, Timeouts,
     parse_host, reachable,
 };
+pub use telemetry::{LedgerFile, OtlpFile, TelemetryFile, TelemetrySpec};

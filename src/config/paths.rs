@@ -39,6 +39,11 @@ impl Home {
         self.0.join("admin-token")
     }
 
+    /// The directory of the usage ledger.
+    pub fn usage(&self) -> PathBuf {
+        self.0.join("usage")
+    }
+
     /// Creates the directory, readable by its owner alone.
     ///
     /// # Errors

@@ -11,9 +11,9 @@ use std::{
 use indexmap::IndexMap;
 use sha2::{Digest as _, Sha256};
 
-use super::{Combo, Env, KeySource, Reach, WatchMode};
+use super::{Combo, Env, KeySource, Reach, TelemetrySpec, WatchMode};
 use crate::{
-    model::ProviderId,
+    model::{Price, ProviderId},
     registry::{AdapterKind, AuthMode, Login, Quirks},
 };
 
@@ -45,6 +45,8 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// How changes of the file are noticed. Cannot change while we run.
     pub watch: WatchMode,
+    /// What is told of turns. Cannot change while we run.
+    pub telemetry: TelemetrySpec,
 }
 
 /// What is tried again.
@@ -208,6 +210,8 @@ pub struct ProviderSpec {
     pub default_model: Option<String>,
     /// Models known without asking.
     pub models: Vec<String>,
+    /// What its models cost, by name; `*` stands for all others.
+    pub prices: IndexMap<String, Price>,
     /// Extra headers.
     pub headers: Vec<(String, String)>,
     /// Variables that headers name but nobody set.
@@ -234,6 +238,11 @@ impl ProviderSpec {
     pub fn origin(&self) -> Option<String> {
         let url = url::Url::parse(&self.base_url).ok()?;
         Some(url.origin().ascii_serialization())
+    }
+
+    /// What a model costs, if the config says.
+    pub fn price(&self, model: &str) -> Option<Price> {
+        self.prices.get(model).or_else(|| self.prices.get("*")).copied()
     }
 
     /// The protocol that a model speaks.

@@ -1,22 +1,23 @@
 //! One upstream call: open, decode, and know when it takes too long.
 
 use std::{
-    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use actix_rt::time::Instant;
 
 use crate::{
     actors::{Lease, LeaseOutcome},
-    adapters::{Adapter, DecodeError, Decoder, Expect, ResponseHead, Step, WireRequest},
+    adapters::{
+        Adapter, DecodeError, Decoder, Expect, HeaderText, ResponseHead, Step, WireRequest,
+    },
     config::Timeouts,
     credentials::{Credential, blot_out},
     error::{ErrorClass, GatewayError},
     model::{Event, UpstreamFailure},
-    telemetry::Metrics,
-    upstream::{Phase, Upstream, UpstreamBody, UpstreamError},
+    telemetry::{Metrics, TurnTrace, traces::TraceStep},
+    upstream::{Dialled, Phase, Upstream, UpstreamBody, UpstreamError, watched},
     wire::sse::FrameTooLong,
 };
 
@@ -35,6 +36,8 @@ pub struct Exchange {
     /// Bytes of the body so far.
     received: usize,
     over: bool,
+    /// From when on it was waited for, if that is traced.
+    asked: Option<SystemTime>,
 }
 
 /// How often the clocks of an answer that is no stream are looked at.
@@ -46,18 +49,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 ///
 /// When there is no answer, or it is a refusal.
 pub async fn open(
-    upstream: &Upstream,
+    means: Means<'_>,
     adapter: &'static dyn Adapter,
     lease: Lease,
-    request: WireRequest,
+    mut request: WireRequest,
     expect: Expect,
     timeouts: &Timeouts,
-    metrics: &Arc<Metrics>,
 ) -> Result<Exchange, GatewayError> {
-    let started = Instant::now();
+    let Means { upstream, metrics, trace, .. } = means;
+    let (started, asked) = (Instant::now(), trace.now());
     let provider = lease.spec.id.as_str();
+    if let Some(traceparent) = trace.traceparent() {
+        request.set("traceparent", HeaderText::Plain(traceparent.into()));
+    }
     let head_timeout = if expect.stream { timeouts.head } else { timeouts.whole };
-    let opened = upstream.via(&lease.spec.reach).open(request, head_timeout).await;
+    let upstream = upstream.via(&lease.spec.reach);
+    let call = upstream.open(request, head_timeout);
+    let (opened, asked) = match asked {
+        None => (call.await, None),
+        Some(asked) => {
+            let (opened, dialled) = watched(call).await;
+            let unanswered = opened.as_ref().err().map(UpstreamError::label);
+            (opened, Some(means.dialled(asked, dialled, unanswered)))
+        }
+    };
     let result = match &opened {
         Ok(response) => status_label(response.head.status),
         Err(error) => error.label(),
@@ -67,8 +82,14 @@ pub async fn open(
         unanswered(&lease, &error);
         failed(&lease, error)
     })?;
+    if !response.head.is_success() {
+        means.first_byte(asked, Some(result));
+    }
     let waited = started.elapsed().as_secs_f64();
     metrics.time_to_headers.with_label_values(&[provider]).observe(waited);
+    for (window, left) in &response.head.remaining {
+        metrics.rate_limit_remaining.with_label_values(&[provider, *window]).set(*left);
+    }
     if !response.head.is_success() {
         let body = response.body.read_error().await;
         let error = refuse(&lease, &response.head, adapter.refusal(&response.head, &body));
@@ -91,7 +112,53 @@ pub async fn open(
         last_event: now,
         received: 0,
         over: false,
+        asked,
     })
+}
+
+/// What an exchange is made with and told to.
+#[derive(Clone, Copy)]
+pub struct Means<'m> {
+    /// This thread's client.
+    pub upstream: &'m Upstream,
+    /// Counters.
+    pub metrics: &'m Metrics,
+    /// The trace of its turn.
+    pub trace: &'m TurnTrace,
+    /// The turn's attempt, from 1.
+    pub attempt: u32,
+}
+
+impl Means<'_> {
+    /// Notes the steps to an open connection; from when on an answer is waited for.
+    fn dialled(
+        &self,
+        asked: SystemTime,
+        dialled: Option<Dialled>,
+        error: Option<&str>,
+    ) -> SystemTime {
+        let Some((from, to)) = dialled else {
+            if error.is_some() {
+                self.first_byte(Some(asked), error);
+            }
+            return asked;
+        };
+        let attempt = Some(self.attempt);
+        // What came after an address was reached, TLS included, is the wait for the first byte.
+        let unreached = error.filter(|error| matches!(*error, "connect" | "denied"));
+        let (from, ended) = (Some(from), Some(to));
+        self.trace.step(TraceStep { name: "connect", from, to: ended, attempt, error: unreached });
+        if error.is_some() && unreached.is_none() {
+            self.first_byte(Some(to), error);
+        }
+        to
+    }
+
+    /// Notes how long the first byte of an answer was waited for.
+    pub fn first_byte(&self, from: Option<SystemTime>, error: Option<&str>) {
+        let attempt = Some(self.attempt);
+        self.trace.step(TraceStep { name: "first_byte", from, to: None, attempt, error });
+    }
 }
 
 /// Whose limit a request counts against.
@@ -185,6 +252,11 @@ impl Exchange {
     /// The head of the answer.
     pub fn head(&self) -> &ResponseHead {
         &self.head
+    }
+
+    /// From when on the answer was waited for, if that is traced.
+    pub fn asked(&self) -> Option<SystemTime> {
+        self.asked
     }
 
     /// Whether the upstream ended the answer.

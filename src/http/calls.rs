@@ -63,8 +63,8 @@ async fn run(
     mut payload: Payload,
     gateway: &Gateway,
 ) -> HttpResponse {
-    let mut record = gateway.record(protocol.label());
-    let turn = gateway.begin(request, protocol);
+    let mut record = gateway.record(protocol.label(), Some(request));
+    let turn = gateway.begin(request, protocol, record.trace().clone());
     let begun = async {
         let body = read(request, &mut payload, &turn, gateway).await?;
         record.read();
@@ -114,6 +114,7 @@ pub(super) async fn begin(
     record: &mut CallRecord,
 ) -> Result<(Call, Answer), GatewayError> {
     let plan = turn.plan(&call.model, &call.prompt)?;
+    turn.trace.asked(&call.prompt);
     let mut attempts = Attempts::since(record.read_at());
     let first = match go_through(&plan, &mut call, turn, record, &mut attempts).await {
         // Every target is left alone: better ask the first than nobody.
@@ -123,6 +124,7 @@ pub(super) async fn begin(
         }
         first => first,
     };
+    record.attempted(attempts.made);
     first.map(|answer| (call, answer))
 }
 
@@ -138,10 +140,11 @@ async fn go_through(
     let retries = turn.snapshot.config.retries;
     for (n, route) in (1..).zip(plan) {
         record.routed(route, call.prompt.stream, &turn.snapshot);
+        record.begun();
         let prompt = asked(&call.prompt, route, turn);
         let error = match turn.start(&prompt, route, hold, attempts).await {
             Ok(answer) => {
-                record.answered(answer.attempts);
+                record.answered(&prompt);
                 record.lost(&answer.losses);
                 turn.answered(&call.model, &call.prompt, route);
                 if let Cow::Owned(prompt) = prompt {
@@ -267,6 +270,7 @@ fn document(
     let mut out = BytesMut::new();
     record.token();
     for event in std::mem::take(&mut answer.events) {
+        record.said(&event);
         if let Err(failure) = emitter.push(event, &mut out) {
             record.untranslatable(&failure);
             return Err(GatewayError::Answer(failure));

@@ -30,8 +30,8 @@ pub async fn compact(
     mut payload: Payload,
     gateway: Data<Gateway>,
 ) -> HttpResponse {
-    let mut record = gateway.record("responses_compact");
-    let turn = gateway.begin(&request, Protocol::Responses);
+    let mut record = gateway.record("responses_compact", Some(&request));
+    let turn = gateway.begin(&request, Protocol::Responses, record.trace().clone());
     let run = async {
         let body = calls::read(&request, &mut payload, &turn, &gateway).await?;
         record.read();
@@ -57,6 +57,7 @@ async fn answer(
     call.prompt.compaction = false;
     if turn.compacts_natively(&route) {
         record.routed(&route, false, &turn.snapshot);
+        record.begun();
         let prompt = &call.prompt;
         let native = turn
             .fetch(
@@ -68,7 +69,8 @@ async fn answer(
             .await?
             // Every protocol that relays compacts.
             .ok_or(GatewayError::Internal)?;
-        record.answered(1);
+        record.attempted(1);
+        record.answered(prompt);
         record.ended(Terminal::Completed, None);
         return Ok(native.into());
     }

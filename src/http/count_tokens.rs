@@ -25,8 +25,8 @@ pub async fn count_tokens(
     mut payload: Payload,
     gateway: Data<Gateway>,
 ) -> HttpResponse {
-    let mut record = gateway.record("count_tokens");
-    let turn = gateway.begin(&request, Protocol::Messages);
+    let mut record = gateway.record("count_tokens", Some(&request));
+    let turn = gateway.begin(&request, Protocol::Messages, record.trace().clone());
     let run = async {
         let body = calls::read(&request, &mut payload, &turn, &gateway).await?;
         let call = Protocol::Messages.parse(body)?;
@@ -69,7 +69,7 @@ async fn count(
         Err(GatewayError::Refused { status: 404 | 405 | 501, .. }) => None,
         counted => counted?,
     };
-    record.answered(1);
+    record.attempted(1);
     record.ended(Terminal::Completed, Some(Default::default()));
     Ok(counted.map_or_else(|| (estimate(prompt), true), |tokens| (tokens, false)))
 }

@@ -22,7 +22,7 @@ use crate::{
     config::DataKey,
     credentials::{CallerAuth, CapsuleKey, bearer_token},
     routing::Affinity,
-    telemetry::Metrics,
+    telemetry::{Telemetry, TurnTrace},
     turn::Turn,
     upstream::{Network, Upstream},
 };
@@ -31,8 +31,8 @@ use crate::{
 pub struct Shared {
     /// Where the current config and its providers are found.
     pub cell: SnapshotCell,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
+    /// Counters, and what else is told of turns.
+    pub telemetry: Arc<Telemetry>,
     /// Whether we are going down.
     pub lifecycle: Arc<Lifecycle>,
     /// The management token, where the config names none.
@@ -106,11 +106,12 @@ impl Gateway {
     ///
     /// Only a Responses client can be logged in to ChatGPT; what a client of another vendor's protocol
     /// calls its key is none of OpenAI's business.
-    pub fn begin(&self, request: &HttpRequest, protocol: Protocol) -> Turn {
-        self.turn(match protocol {
+    pub fn begin(&self, request: &HttpRequest, protocol: Protocol, trace: TurnTrace) -> Turn {
+        let caller = match protocol {
             Protocol::Responses => self.caller(request),
             Protocol::ChatCompletions | Protocol::Messages => CallerAuth::default(),
-        })
+        };
+        self.turn(caller, trace)
     }
 
     /// The caller's own login, without what is ours.
@@ -124,22 +125,26 @@ impl Gateway {
     }
 
     /// Begins a turn of a caller; it pins one snapshot.
-    pub fn turn(&self, caller: CallerAuth) -> Turn {
+    pub fn turn(&self, caller: CallerAuth, trace: TurnTrace) -> Turn {
         let snapshot = self.shared.cell.load_full();
         Turn {
             caller,
             cell: Arc::clone(&self.shared.cell),
             capsules: self.shared.capsules.clone(),
             upstream: self.upstream.clone(),
-            metrics: Arc::clone(&self.shared.metrics),
+            metrics: Arc::clone(&self.shared.telemetry.metrics),
             affinity: Arc::clone(&self.shared.affinity),
+            trace,
             snapshot,
         }
     }
 
-    /// Begins the account of a call.
-    pub fn record(&self, protocol: &'static str) -> CallRecord {
-        CallRecord::new(protocol, Arc::clone(&self.shared.metrics))
+    /// Begins the account of a call, and its trace, which goes on from that of its request.
+    pub fn record(&self, protocol: &'static str, request: Option<&HttpRequest>) -> CallRecord {
+        let telemetry = &self.shared.telemetry;
+        let header = |name: &str| request?.headers().get(name)?.to_str().ok();
+        let trace = telemetry.tracer.as_ref().map(|tracer| tracer.turn(protocol, header));
+        CallRecord::new(protocol, Arc::clone(telemetry), trace.unwrap_or_default())
     }
 }
 

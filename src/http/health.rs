@@ -56,5 +56,5 @@ pub async fn readyz(gateway: Data<Gateway>) -> HttpResponse {
 pub async fn metrics(gateway: Data<Gateway>) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
-        .body(gateway.shared.metrics.render())
+        .body(gateway.shared.telemetry.metrics.render())
 }

@@ -23,6 +23,7 @@ use crate::{
     error::GatewayError,
     exchange::{self, Quota},
     registry::AuthMode,
+    telemetry::TurnTrace,
     turn::Turn,
 };
 
@@ -46,7 +47,7 @@ pub async fn list(
     asked: Query<Asked>,
     gateway: Data<Gateway>,
 ) -> Result<HttpResponse, HttpFailure> {
-    let turn = gateway.begin(&request, Protocol::Responses);
+    let turn = gateway.begin(&request, Protocol::Responses, TurnTrace::default());
     let models = offered(&turn.snapshot).await;
     match &asked.client_version {
         None => Ok(HttpResponse::Ok().json(openai_list(&models))),

@@ -157,7 +157,7 @@ fn admit(class: AuthClass, request: &ServiceRequest) -> Result<(), Rejection> {
     let snapshot = shared.cell.load();
     let verdict = shared.policy(&snapshot).admit(&facts(request.request()), class);
     if let Err(rejection) = &verdict {
-        shared.metrics.rejected.with_label_values(&[rejection.label()]).inc();
+        shared.telemetry.metrics.rejected.with_label_values(&[rejection.label()]).inc();
     }
     verdict
 }

@@ -3,10 +3,14 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
+use actix_rt::time::{Instant, sleep};
 use actix_web::{
     App, HttpServer,
     dev::{Server, ServerHandle},
@@ -17,7 +21,7 @@ use super::{
     gateway::{Gateway, Shared},
     routes,
 };
-use crate::upstream::Upstream;
+use crate::{telemetry::metrics::Histogram, upstream::Upstream};
 
 /// Longer than callers keep idle connections, so that it is they who close them.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -27,6 +31,27 @@ const REQUEST_HEAD: Duration = Duration::from_secs(10);
 const DISCONNECT: Duration = Duration::from_secs(5);
 /// Connections per worker.
 const MAX_CONNECTIONS: usize = 25_000;
+
+/// Workers that are told apart in the metrics; the others share the last place.
+const MAX_TOLD: usize = 16;
+/// How often a worker looks how late it is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+fn lag_of(shared: &Shared, worker: usize) -> Histogram {
+    // A worker that is replaced after a panic goes on as another number.
+    let label = worker.min(MAX_TOLD - 1).to_string();
+    shared.telemetry.metrics.loop_lag.with_label_values(&[&label])
+}
+
+/// Sets an alarm, again and again, and notes how late it comes: so long everything waits that a
+/// worker does.
+async fn watch_lag(lag: Histogram) {
+    loop {
+        let asked = Instant::now();
+        sleep(LOOK_EVERY).await;
+        lag.observe(asked.elapsed().saturating_sub(LOOK_EVERY).as_secs_f64());
+    }
+}
 
 /// A server that accepts.
 pub struct Listening {
@@ -51,7 +76,10 @@ pub fn serve(
 ) -> io::Result<Listening> {
     let address = listener.local_addr()?;
     let network = shared.network.clone();
+    let started = Arc::new(AtomicUsize::new(0));
     let server = HttpServer::new(move || {
+        let worker = started.fetch_add(1, Ordering::Relaxed);
+        actix_rt::spawn(watch_lag(lag_of(&shared, worker)));
         let gateway = Gateway { shared: Arc::clone(&shared), upstream: Upstream::new(&network) };
         App::new().app_data(Data::new(gateway)).configure(routes::configure)
     })

@@ -18,7 +18,7 @@ pub async fn show(gateway: Data<Gateway>) -> HttpResponse {
     let snapshot = gateway.shared.cell.load_full();
     let rows = rows(&snapshot).await;
     let uptime = gateway.shared.started.elapsed().as_secs();
-    let differs = if gateway.shared.metrics.diverged.get() == 1 {
+    let differs = if gateway.shared.telemetry.metrics.diverged.get() == 1 {
         "<p><strong>The config file differs from what runs: it was refused. <code>ocx reload</code> \
          says why.</strong></p>"
     } else {

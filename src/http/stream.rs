@@ -150,6 +150,7 @@ impl AnswerBody {
         for event in events.drain(..) {
             if is_token(&event) {
                 self.record.token();
+                self.record.said(&event);
             }
             if let Err(failure) = self.emitter.push(event, &mut self.out) {
                 self.record.untranslatable(&failure);
@@ -280,7 +281,7 @@ mod tests {
         callers::{Delivery, EmitterSettings, Protocol},
         credentials::CapsuleKey,
         model::Ids,
-        telemetry::Metrics,
+        telemetry::{Metrics, Telemetry, TurnTrace},
     };
 
     use super::*;
@@ -299,7 +300,8 @@ mod tests {
             include_usage: false,
             compaction: false,
         };
-        let metrics = Arc::new(Metrics::new());
+        let telemetry = Arc::new(Telemetry::of(Arc::new(Metrics::new())));
+        let metrics = &telemetry.metrics;
         let mut body = AnswerBody {
             held: Held::default(),
             asked: Rc::new(Cell::new(Instant::now())),
@@ -314,9 +316,9 @@ mod tests {
             keepalive: TICK,
             last_write: Instant::now(),
             lifecycle: Arc::default(),
-            overhead: Overhead::of(&metrics),
+            overhead: Overhead::of(metrics),
             untold: true,
-            record: CallRecord::new("responses", Arc::clone(&metrics)),
+            record: CallRecord::new("responses", Arc::clone(&telemetry), TurnTrace::default()),
         };
         body.guarded(AnswerBody::emit);
         body.guarded(|body| {

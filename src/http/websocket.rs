@@ -193,8 +193,8 @@ impl Connection {
         if create.generate == Some(false) {
             return self.warm_up(items).await;
         }
-        let mut record = self.gateway.record("responses_websocket");
-        let turn = self.gateway.turn(self.caller.clone());
+        let mut record = self.gateway.record("responses_websocket", None);
+        let turn = self.gateway.turn(self.caller.clone(), record.trace().clone());
         let begun = async {
             if self.gateway.shared.lifecycle.is_draining() {
                 return Err(GatewayError::ShuttingDown);

@@ -4,12 +4,14 @@
 mod event;
 mod id;
 mod loss;
+mod price;
 mod prompt;
 mod tool;
 
 pub use event::{CallKey, Event, FinishReason, Frame, ReasoningState, UpstreamFailure, Usage};
 pub use id::{Ids, ModelId, ProviderId};
 pub use loss::{LossKind, Losses};
+pub use price::Price;
 pub use prompt::{
     AssistantPart, Effort, Image, JsonSchemaFormat, Message, OutputFormat, Part, Prompt, Reasoning,
     Sampling, ThinkingWish, ToolCall, ToolResult,

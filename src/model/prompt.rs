@@ -42,7 +42,7 @@ pub struct Prompt {
 }
 
 /// A step of the conversation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     /// From the person.
     User(Vec<Part>),
@@ -55,7 +55,7 @@ pub enum Message {
 }
 
 /// A piece of what a person or tool says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
     /// Text.
     Text(String),
@@ -64,7 +64,7 @@ pub enum Part {
 }
 
 /// A picture by address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Image {
     /// `https:` or `data:`.
     pub url: String,
@@ -73,7 +73,7 @@ pub struct Image {
 }
 
 /// A piece of what the model said.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AssistantPart {
     /// Visible text.
     Text(String),
@@ -89,7 +89,7 @@ pub enum AssistantPart {
 }
 
 /// A call the model made earlier.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ToolCall {
     /// Pairs the call with its result; may be empty in odd histories.
     pub call_id: String,
@@ -102,7 +102,7 @@ pub struct ToolCall {
 }
 
 /// What a tool answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ToolResult {
     /// The call it answers.
     pub call_id: String,

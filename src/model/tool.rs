@@ -60,7 +60,7 @@ fn fnv1a(text: &str) -> u32 {
 }
 
 /// How a call of the tool must look when it goes back to the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ToolKind {
     /// JSON arguments: a `function_call` item.
     Function,

@@ -1,8 +1,20 @@
-//! Structured logs on stderr, through tracing.
+//! Structured logs on stderr, through tracing. A thread of its own writes them: a terminal or pipe
+//! that nobody reads must not hold up calls.
 
-use std::panic::PanicHookInfo;
+use std::{panic::PanicHookInfo, sync::OnceLock};
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt};
+
+/// Lines that may wait to be written; those beyond are dropped, and counted.
+const QUEUE: usize = 16_384;
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines that were dropped so far.
+pub fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+}
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -15,13 +27,21 @@ pub enum LogFormat {
 }
 
 /// Starts logging; `RUST_LOG` chooses what, `info` if it is unset. Panics are logged with their
-/// place but without their message, which may hold a caller's data.
-pub fn init(format: LogFormat) {
+/// place but without their message, which may hold a caller's data. What waits to be written when the
+/// guard is dropped, is written then.
+#[must_use]
+pub fn init(format: LogFormat) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(QUEUE)
+        .lossy(true)
+        .thread_name("ocx-log")
+        .finish(std::io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
     let builder = fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(true)
         // A line that cannot be written is told on the same stderr, whose failure then panics: a full
         // disk under the log would end every call.
@@ -33,6 +53,7 @@ pub fn init(format: LogFormat) {
     if started.is_ok() {
         std::panic::set_hook(Box::new(log_panic));
     }
+    guard
 }
 
 fn log_panic(info: &PanicHookInfo<'_>) {

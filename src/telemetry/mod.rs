@@ -1,6 +1,34 @@
-//! What operators see: metrics and logs.
+//! What operators see: metrics, logs, the usage ledger and traces.
 
+pub mod ledger;
 pub mod logging;
 pub mod metrics;
+mod prompt_cache;
+pub mod traces;
 
+use std::sync::Arc;
+
+pub use ledger::Ledger;
 pub use metrics::Metrics;
+pub use prompt_cache::PromptCache;
+pub use traces::{Tracer, TurnTrace};
+
+/// Where turns are told of.
+pub struct Telemetry {
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What each turn used.
+    pub ledger: Ledger,
+    /// Which turns upstreams' prompt caches should know.
+    pub prompt_cache: PromptCache,
+    /// Traces turns, if the config wants it.
+    pub tracer: Option<Tracer>,
+}
+
+impl Telemetry {
+    /// Metrics alone.
+    pub fn of(metrics: Arc<Metrics>) -> Self {
+        let ledger = Ledger::off(metrics.ledger_errors.clone());
+        Self { metrics, ledger, prompt_cache: PromptCache::default(), tracer: None }
+    }
+}

@@ -13,13 +13,13 @@ use crate::{
     credentials::{CallerAuth, CapsuleKey, Sealer, TokenId},
     error::GatewayError,
     exchange::{
-        self, Exchange, Quota,
+        self, Exchange, Means, Quota,
         retry::{self, Again},
     },
     model::{Event, Losses, Prompt},
     registry::AdapterKind,
     routing::{self, Affinity, Route},
-    telemetry::Metrics,
+    telemetry::{Metrics, TurnTrace, traces::TraceStep},
     upstream::Upstream,
 };
 
@@ -40,6 +40,8 @@ pub struct Turn {
     pub metrics: Arc<Metrics>,
     /// Which target of a combo each conversation has.
     pub affinity: Arc<Affinity>,
+    /// What is traced of it.
+    pub trace: TurnTrace,
 }
 
 /// An answer that has begun.
@@ -76,7 +78,11 @@ impl Turn {
     ///
     /// When there is none.
     pub fn plan(&self, model: &str, prompt: &Prompt) -> Result<Vec<Route>, GatewayError> {
-        Ok(routing::plan(model, prompt, &self.snapshot.config, &self.affinity)?)
+        let from = self.trace.now();
+        let plan = routing::plan(model, prompt, &self.snapshot.config, &self.affinity);
+        let error = plan.as_ref().err().map(|_| "client_error");
+        self.trace.step(TraceStep { name: "route", from, to: None, attempt: None, error });
+        Ok(plan?)
     }
 
     /// A route of a combo answered: its conversation stays there.
@@ -147,6 +153,7 @@ impl Turn {
             };
             let labels = [route.provider.as_str(), again.cause];
             self.metrics.retries.with_label_values(&labels).inc();
+            self.trace.retry(again.cause);
             sleep(again.pause).await;
         }
     }
@@ -249,7 +256,12 @@ impl Turn {
         hold: Duration,
         attempts: &mut Attempts,
     ) -> Result<Answer, Failed> {
-        let lease = self.lease(route, attempts.forced).await?;
+        let from = self.trace.now();
+        let lease = self.lease(route, attempts.forced).await;
+        let error = lease.as_ref().err().map(|error| error.class().outcome().label());
+        let attempt = Some(attempts.made + 1);
+        self.trace.step(TraceStep { name: "acquire", from, to: None, attempt, error });
+        let lease = lease?;
         attempts.made += 1;
         let (token, keys) = (lease.token(), lease.keys());
         let answer = self.exchange(prompt, route, hold, attempts, lease).await;
@@ -293,27 +305,29 @@ impl Turn {
             let overhead = self.metrics.overhead.with_label_values(&["request"]);
             overhead.observe(began.elapsed().as_secs_f64());
         }
-        let opened = exchange::open(
-            &self.upstream,
-            adapter,
-            lease,
-            encoded.request,
-            expect,
-            timeouts,
-            &self.metrics,
-        );
+        let means = Means {
+            upstream: &self.upstream,
+            metrics: &self.metrics,
+            trace: &self.trace,
+            attempt: attempts.made,
+        };
+        let opened = exchange::open(means, adapter, lease, encoded.request, expect, timeouts);
         // Boxed: an awc request is large, and most of a call waits elsewhere.
         let mut exchange = Box::pin(opened).await?;
         let (mut events, mut error) = (Vec::new(), None);
         if prompt.stream {
             let first = std::future::poll_fn(|task| exchange.poll_events(task, &mut events));
-            match timeout(hold, first).await {
+            let first = timeout(hold, first).await;
+            let failed = matches!(first, Ok(Err(_))).then_some("upstream_error");
+            means.first_byte(exchange.asked(), failed);
+            match first {
                 Ok(Err(early)) if !tells_anything(&events) => return Err(early),
                 Ok(Err(late)) => error = Some(late),
                 // Silence is met with signs of life, in the stream.
                 Ok(Ok(())) | Err(_) => {}
             }
         } else {
+            means.first_byte(exchange.asked(), None);
             // Framing and escapes around the text that may be held.
             let limit = self.snapshot.config.limits.max_retained.saturating_mul(4);
             exchange.collect(&mut events, limit).await?;

@@ -4,7 +4,15 @@
 //! lacks a setting for `TCP_NODELAY`: without it, small requests wait for the other side's delayed
 //! acknowledgement, some 40 ms.
 
-use std::{future::Future, io, net::SocketAddr, pin::Pin, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    time::{Duration, SystemTime},
+};
 
 use actix_rt::net::TcpStream;
 use actix_service::Service;
@@ -19,6 +27,23 @@ use crate::config::Reach;
 
 /// How long one of several addresses may take.
 const PER_ADDRESS: Duration = Duration::from_secs(3);
+
+tokio::task_local! {
+    /// When a connection was dialled for the call that runs, from and to.
+    static DIALLED: Cell<Option<Dialled>>;
+}
+
+/// From when to when a connection was dialled.
+pub type Dialled = (SystemTime, SystemTime);
+
+/// Runs a call; beside what it gives, when a connection was dialled for it, if it was.
+pub async fn watched<F: Future>(call: F) -> (F::Output, Option<Dialled>) {
+    let call = async {
+        let output = call.await;
+        (output, DIALLED.with(Cell::take))
+    };
+    DIALLED.scope(Cell::new(None), call).await
+}
 
 /// Connects, and turns Nagle's algorithm off.
 #[derive(Clone)]
@@ -92,7 +117,11 @@ impl Service<ConnectInfo<Uri>> for Dial {
             let uri = to.request().clone();
             let https = uri.scheme_str() != Some("http");
             let host = to.hostname().trim_matches(['[', ']']);
-            let stream = way.connect(https, host, to.port()).await.map_err(ConnectError::Io)?;
+            let from = SystemTime::now();
+            let connected = way.connect(https, host, to.port()).await;
+            // Who does not watch does not want to know.
+            let _ = DIALLED.try_with(|dialled| dialled.set(Some((from, SystemTime::now()))));
+            let stream = connected.map_err(ConnectError::Io)?;
             stream.set_nodelay(true).map_err(ConnectError::Io)?;
             Ok(Connection::new(uri, stream))
         })

@@ -33,8 +33,10 @@ mod error;
 mod network;
 mod policy;
 mod proxy;
+mod rate_limit;
 mod retry_after;
 
+pub use dial::{Dialled, watched};
 pub use error::{Phase, UpstreamError};
 pub use network::{Network, NetworkError};
 
@@ -180,6 +182,7 @@ fn accept(response: ClientResponse) -> Result<UpstreamResponse, UpstreamError> {
             .unwrap_or_default(),
         retry_after: text(headers, "retry-after").and_then(retry_after::parse),
         relayed: relayed(headers),
+        remaining: rate_limit::remaining(headers),
     };
     let missing = text(headers, "content-length").and_then(|value| value.parse().ok());
     // A refusal counts by its status; its words are lost if they are compressed.

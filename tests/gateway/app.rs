@@ -109,6 +109,7 @@ impl App {
             admin: DataKey::new(ADMIN),
             capsules: CapsuleKey::new([7; 32]),
             vault: Vault::new(dir.path()),
+            usage: dir.path().join("usage"),
             watch: watch(),
         };
         let running = program.start().await.unwrap();
@@ -152,7 +153,7 @@ impl App {
 
     /// Sum of a metric's series that begin with `name`.
     pub fn metric(&self, name: &str) -> f64 {
-        String::from_utf8(self.shared.metrics.render())
+        String::from_utf8(self.shared.telemetry.metrics.render())
             .unwrap()
             .lines()
             .filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '))

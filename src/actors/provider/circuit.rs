@@ -35,6 +35,11 @@ impl Circuit {
         self.open_until?.checked_duration_since(now).filter(|left| !left.is_zero())
     }
 
+    /// Whether it was open, and the next exchange is to see.
+    pub fn is_half_open(&self, now: Instant) -> bool {
+        self.open_until.is_some() && self.left(now).is_none()
+    }
+
     /// Lets an exchange through, which after a rest is a probe: one alone, to see.
     pub fn admit(&mut self, now: Instant) -> bool {
         if self.open_until.is_none() {

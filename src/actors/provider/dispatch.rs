@@ -7,12 +7,12 @@ use actix_rt::time::Instant;
 
 use super::{
     DispatchError, Lease, LeaseOutcome, ProviderActor,
-    keys::{MAX_PAUSE, NoKey},
+    keys::NoKey,
     lease::Settling,
     messages::{Dispatch, Drill, Settle},
 };
 use crate::{
-    config::{KeySource, process_env},
+    config::KeySource,
     credentials::{CallerAuth, Credential},
     registry::AuthMode,
 };
@@ -54,7 +54,7 @@ impl ProviderActor {
 
     fn lend_key(&mut self, forced: bool, ctx: &mut Context<Self>) -> Result<Lease, DispatchError> {
         let spec = Arc::clone(&self.seed.spec);
-        let keys = self.keys_now();
+        let keys = Arc::clone(&self.own);
         if keys.iter().any(|key| !matches!(key, Credential::None)) {
             return self.lend(&keys, forced, ctx);
         }
@@ -63,12 +63,6 @@ impl ProviderActor {
         }
         // Nothing to tell keys apart by.
         self.pick_and_lend(forced, |_| true, |_| Credential::None, 1, ctx)
-    }
-
-    /// The keys of the config, each as it is now; nothing where a variable is not set.
-    pub(super) fn keys_now(&self) -> Vec<Credential> {
-        let keys = self.seed.spec.keys.iter().map(|key| key.resolve(&process_env));
-        keys.map(|key| key.map_or(Credential::None, Credential::Key)).collect()
     }
 
     /// Lends the next of several credentials that may be used.
@@ -132,13 +126,19 @@ impl Handler<Settle> for ProviderActor {
         match outcome {
             LeaseOutcome::RateLimited { pause } => {
                 self.keys.rate_limited(pick, pause, now);
-                self.publish_state();
-                ctx.run_later(pause.min(MAX_PAUSE), |this, _| this.publish_state());
             }
             LeaseOutcome::Refused => self.keys.refused(pick, now),
             LeaseOutcome::Accepted => self.keys.accepted(pick),
             LeaseOutcome::Failed => self.keys.failed(pick, now),
             LeaseOutcome::Abandoned => self.keys.abandoned(pick, now),
+        }
+        self.publish_state();
+        if let Some(left) = self.cooling_left() {
+            // Once, when it is over.
+            let publish = ctx.run_later(left, |this, _| this.publish_state());
+            if let Some(before) = self.publishing.replace(publish) {
+                ctx.cancel_future(before);
+            }
         }
     }
 }

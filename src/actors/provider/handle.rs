@@ -5,32 +5,60 @@ use std::sync::Arc;
 use actix::{Addr, MailboxError};
 
 use super::{
-    Describe, DispatchError, Lease, ProviderActor, ProviderStatus, Retire, RetryBudget,
+    Describe, DispatchError, Lease, MAILBOX, ProviderActor, ProviderStatus, Retire, RetryBudget,
+    letter::Letter,
     messages::{Dispatch, Drill, Finish, ListModels, Renew},
 };
 use crate::{
     adapters::ModelInfo,
     config::ProviderSpec,
     credentials::{CallerAuth, TokenId},
+    telemetry::{
+        Metrics,
+        metrics::{Held, IntCounter, IntGauge},
+    },
 };
 
 /// A provider, for everybody else.
 pub struct ProviderHandle {
     spec: Arc<ProviderSpec>,
     retries: Arc<RetryBudget>,
+    mailbox: Arc<Mailbox>,
     // Not cloned per request: every clone would widen the mailbox by one (actix#329).
     addr: Addr<ProviderActor>,
 }
 
+/// What waits for the actor, and how much may.
+struct Mailbox {
+    waiting: IntGauge,
+    rejected: IntCounter,
+}
+
 impl ProviderHandle {
-    pub(in crate::actors) fn new(spec: Arc<ProviderSpec>, addr: Addr<ProviderActor>) -> Self {
-        Self { spec, retries: Arc::default(), addr }
+    pub(in crate::actors) fn new(
+        spec: Arc<ProviderSpec>,
+        addr: Addr<ProviderActor>,
+        metrics: &Metrics,
+    ) -> Self {
+        let actor = [spec.id.as_str()];
+        let capacity = i64::try_from(MAILBOX).unwrap_or(i64::MAX);
+        metrics.greet_provider(spec.id.as_str());
+        metrics.mailbox_capacity.with_label_values(&actor).set(capacity);
+        let mailbox = Arc::new(Mailbox {
+            waiting: metrics.mailbox_depth.with_label_values(&actor),
+            rejected: metrics.mailbox_rejected.with_label_values(&actor),
+        });
+        Self { spec, retries: Arc::default(), mailbox, addr }
     }
 
     /// For the next snapshot.
     pub(in crate::actors) fn again(&self) -> Self {
-        let (spec, retries) = (Arc::clone(&self.spec), Arc::clone(&self.retries));
-        Self { spec, retries, addr: self.addr.clone() }
+        Self {
+            spec: Arc::clone(&self.spec),
+            retries: Arc::clone(&self.retries),
+            mailbox: Arc::clone(&self.mailbox),
+            addr: self.addr.clone(),
+        }
     }
 
     /// The provider as it is configured.
@@ -72,7 +100,13 @@ impl ProviderHandle {
     }
 
     async fn lend(&self, dispatch: Dispatch) -> Result<Lease, DispatchError> {
-        match self.addr.send(dispatch).await {
+        let waiting = &self.mailbox.waiting;
+        // actix would let any number of senders wait outside of a full mailbox.
+        if usize::try_from(waiting.get()).is_ok_and(|waiting| waiting >= MAILBOX) {
+            self.mailbox.rejected.inc();
+            return Err(DispatchError::Saturated(self.spec.id.to_string()));
+        }
+        match self.addr.send(Letter::new(dispatch, Held::up(waiting.clone()))).await {
             Ok(answer) => answer,
             Err(_) if self.is_alive() => Err(DispatchError::Restarted(self.spec.id.to_string())),
             Err(_) => Err(DispatchError::Failed(self.spec.id.to_string())),
@@ -85,7 +119,8 @@ impl ProviderHandle {
     ///
     /// When there are none.
     pub async fn renew(&self, refused: TokenId) -> Result<(), DispatchError> {
-        match self.addr.send(Renew(refused)).await {
+        let waiting = Held::up(self.mailbox.waiting.clone());
+        match self.addr.send(Letter::new(Renew(refused), waiting)).await {
             Ok(answer) => answer,
             Err(_) => Err(DispatchError::Restarted(self.spec.id.to_string())),
         }

@@ -59,6 +59,17 @@ pub(super) enum NoKey {
     Open(Duration),
 }
 
+/// Whether anything is lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Availability {
+    /// Yes.
+    Ready,
+    /// One exchange, to see whether the upstream answers again.
+    HalfOpen,
+    /// Nothing for so long.
+    Cooling(Duration),
+}
+
 impl KeyRing {
     /// A ring of so many keys; `breaks` if an upstream that fails is left alone.
     pub fn new(keys: usize, breaks: bool) -> Self {
@@ -119,6 +130,26 @@ impl KeyRing {
                 .unwrap_or_default()
         };
         self.present(has).map(left).min().filter(|left| !left.is_zero())
+    }
+
+    /// Whether any key that `has` would be lent now, be it that keys rest or that the upstream is left
+    /// alone.
+    pub fn availability(&self, now: Instant, has: impl Fn(usize) -> bool) -> Availability {
+        let of = |place: &Place| {
+            let until = place.rests_until.and_then(|until| until.checked_duration_since(now));
+            let rest = until.unwrap_or_default();
+            match rest.max(place.circuit.left(now).unwrap_or_default()) {
+                Duration::ZERO if place.circuit.is_half_open(now) => Availability::HalfOpen,
+                Duration::ZERO => Availability::Ready,
+                left => Availability::Cooling(left),
+            }
+        };
+        let rank = |availability: &Availability| match availability {
+            Availability::Ready => (0, Duration::ZERO),
+            Availability::HalfOpen => (1, Duration::ZERO),
+            Availability::Cooling(left) => (2, *left),
+        };
+        self.present(has).map(of).min_by_key(rank).unwrap_or(Availability::Ready)
     }
 
     /// Where the successes of a key are counted.

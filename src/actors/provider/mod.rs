@@ -17,10 +17,13 @@ use actix_rt::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::{
-    config::ProviderSpec,
+    config::{ProviderSpec, process_env},
     credentials::{Credential, Vault},
     registry::AuthMode,
-    telemetry::{Metrics, metrics::timestamp},
+    telemetry::{
+        Metrics,
+        metrics::{Histogram, timestamp},
+    },
     upstream::Network,
 };
 
@@ -30,9 +33,12 @@ mod dispatch;
 mod handle;
 mod keys;
 mod lease;
+mod letter;
 mod login;
 mod messages;
 mod models;
+
+use keys::Availability;
 
 pub use budget::RetryBudget;
 pub use handle::ProviderHandle;
@@ -94,13 +100,21 @@ pub(super) struct ProviderActor {
     keys: keys::KeyRing,
     login: login::LoginState,
     models: models::ModelList,
+    /// Its keys; nothing where a variable is not set. Variables do not change while we run.
+    own: Arc<[Credential]>,
+    message_time: Histogram,
+    /// Tells the metrics when a rest is over.
+    publishing: Option<SpawnHandle>,
 }
 
 impl ProviderActor {
     pub fn new(seed: Arc<Seed>) -> Self {
         let keys = keys::KeyRing::new(seed.spec.keys.len(), seed.spec.circuit);
         let (login, models) = (login::LoginState::default(), models::ModelList::default());
-        Self { seed, keys, login, models }
+        let own = seed.spec.keys.iter().map(|key| key.resolve(&process_env));
+        let own = own.map(|key| key.map_or(Credential::None, Credential::Key)).collect();
+        let message_time = seed.metrics.message_time.with_label_values(&["provider"]);
+        Self { seed, keys, login, models, own, message_time, publishing: None }
     }
 
     fn publish_state(&self) {
@@ -109,36 +123,43 @@ impl ProviderActor {
             return;
         }
         let spec = &self.seed.spec;
-        let state = if spec.disabled {
-            "disabled"
-        } else if self.cooling_left().is_some() {
-            "cooling"
-        } else if spec.auth != AuthMode::Forward && self.lacks().is_some() {
-            "needs_login"
-        } else {
-            "ready"
+        let availability = self.availability();
+        let lacks = || spec.auth != AuthMode::Forward && self.lacks().is_some();
+        let (state, left) = match availability {
+            _ if spec.disabled => ("disabled", None),
+            Availability::Cooling(left) => ("cooling", Some(left)),
+            _ if lacks() => ("needs_login", None),
+            Availability::HalfOpen => ("half_open", None),
+            Availability::Ready => ("ready", None),
         };
         let (metrics, id) = (&self.seed.metrics, spec.id.as_str());
         metrics.set_provider_state(id, state);
-        let until = self.cooling_left().map_or(0.0, |left| timestamp(SystemTime::now() + left));
+        let until = left.map_or(0.0, |left| timestamp(SystemTime::now() + left));
         metrics.cooldown_until.with_label_values(&[id]).set(until);
         self.login.publish(metrics, id);
     }
 
     fn cooling_left(&self) -> Option<Duration> {
-        let keys = self.keys_now();
+        match self.availability() {
+            Availability::Cooling(left) => Some(left),
+            Availability::Ready | Availability::HalfOpen => None,
+        }
+    }
+
+    fn availability(&self) -> Availability {
+        let keys = &self.own;
         let none = keys.iter().all(|key| matches!(key, Credential::None));
         // A provider without keys has one place for all of its calls.
         let has = |index: usize| {
             none || keys.get(index).is_some_and(|key| !matches!(key, Credential::None))
         };
-        self.keys.left(Instant::now(), has)
+        self.keys.availability(Instant::now(), has)
     }
 
     /// What it needs before it can answer, in words.
     fn lacks(&self) -> Option<String> {
         let spec = &self.seed.spec;
-        spec.lacks(&crate::config::process_env).or_else(|| self.login.lacks(spec.id.as_str()))
+        spec.lacks(&process_env).or_else(|| self.login.lacks(spec.id.as_str()))
     }
 }
 
@@ -147,7 +168,8 @@ impl Actor for ProviderActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        self.seed.metrics.actor_up.with_label_values(&[self.seed.spec.id.as_str()]).set(1);
+        let (metrics, id) = (&self.seed.metrics, self.seed.spec.id.as_str());
+        metrics.actor_up.with_label_values(&[id]).set(1);
         self.publish_state();
         self.recall();
         if self.seed.spec.auth == AuthMode::OAuth {
@@ -183,6 +205,9 @@ impl Handler<Retire> for ProviderActor {
         // Its own timers and futures would keep it alive after the last address is gone.
         self.models.abandon(ctx);
         self.login.abandon(ctx);
+        if let Some(publishing) = self.publishing.take() {
+            ctx.cancel_future(publishing);
+        }
     }
 }
 

@@ -106,7 +106,7 @@ impl ProviderActor {
             AuthMode::Forward => None,
             AuthMode::OAuth => self.login.credential(),
             AuthMode::Key | AuthMode::Local => {
-                let keys = self.keys_now();
+                let keys = &self.own;
                 let has = |index: usize| {
                     keys.get(index).is_some_and(|key| !matches!(key, Credential::None))
                 };

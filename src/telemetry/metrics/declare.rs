@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, Result, core::Collector,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, Result, core::Collector,
 };
 
 /// A kind of metric.
@@ -42,8 +42,8 @@ macro_rules! labelled {
     )*};
 }
 
-plain!(IntGauge, Gauge);
-labelled!(IntCounterVec, IntGaugeVec, GaugeVec);
+plain!(IntCounter, IntGauge, Gauge);
+labelled!(CounterVec, IntCounterVec, IntGaugeVec, GaugeVec);
 
 impl Declare for Histogram {
     fn declare(opts: Opts, _: &[&str], buckets: &[f64]) -> Result<Self> {
@@ -74,6 +74,8 @@ macro_rules! declare {
             registry: Registry,
             /// Model names that are labels.
             pub models: ModelLabels,
+            /// The same under other names, if wanted.
+            pub otel: Option<OtelNames>,
             /// When each provider's model list was fetched: its age is told at a scrape.
             lists_fetched: Mutex<HashMap<String, SystemTime>>,
             $(#[doc = $help] pub $field: $kind,)*
@@ -85,7 +87,7 @@ macro_rules! declare {
                 $(let $field: $kind =
                     register(&registry, $name, $help, &[$($label),*], declare!(@buckets $($buckets)?));)*
                 let (models, lists_fetched) = Default::default();
-                Self { registry, models, lists_fetched, $($field,)* }
+                Self { registry, models, otel: None, lists_fetched, $($field,)* }
             }
 
             /// Removes every series in which `label` is `value`.

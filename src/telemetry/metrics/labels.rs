@@ -5,6 +5,26 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use prometheus::IntGauge;
+
+/// A gauge that is one up as long as this is held. Its series may be dropped meanwhile.
+#[derive(Debug)]
+pub struct Held(IntGauge);
+
+impl Held {
+    /// One more.
+    pub fn up(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// How a call ended, as operators count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallOutcome {

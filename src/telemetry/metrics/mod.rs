@@ -8,18 +8,39 @@ use std::{
 };
 
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry, TextEncoder,
+    CounterVec, Encoder as _, Gauge, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry,
+    TextEncoder,
 };
+pub use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::logging;
+use crate::model::LossKind;
 
 mod declare;
 mod labels;
+mod otel;
 
 use declare::{declare, forget, register};
-pub use labels::{CallOutcome, MAX_MODELS, MAX_MODELS_OF_PROVIDER, ModelLabels, NO_MODEL};
+pub use labels::{CallOutcome, Held, MAX_MODELS, MAX_MODELS_OF_PROVIDER, ModelLabels, NO_MODEL};
+pub use otel::OtelNames;
 
 /// States of a provider, one of which is 1.
-pub const PROVIDER_STATES: [&str; 5] = ["ready", "cooling", "needs_login", "disabled", "failed"];
+pub const PROVIDER_STATES: [&str; 6] =
+    ["ready", "cooling", "half_open", "needs_login", "disabled", "failed"];
+
+/// Why requests are refused before anything is done for them.
+pub const REJECTED: [&str; 7] = [
+    "bad_host",
+    "bad_origin",
+    "content_type",
+    "key_in_url",
+    "unauthorized",
+    "over_limit",
+    "too_large",
+];
+/// How reloads end.
+pub const RELOAD_RESULTS: [&str; 6] =
+    ["applied", "unchanged", "parse_error", "invalid", "prepare_failed", "restart_required"];
 
 const DURATIONS: [f64; 15] =
     [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0];
@@ -29,6 +50,9 @@ const OVERHEAD: [f64; 13] = [
     0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
     0.25,
 ];
+const MESSAGES: [f64; 11] =
+    [0.000_01, 0.000_025, 0.000_1, 0.000_25, 0.001, 0.002_5, 0.01, 0.025, 0.1, 0.25, 1.0];
+const LAGS: [f64; 9] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
 const RELOADS: [f64; 8] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 const REFRESHES: [f64; 8] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
@@ -56,8 +80,10 @@ declare! {
     open_streams: IntGaugeVec = "ocx_open_streams" ["protocol"];
     /// Tokens as upstreams count them. `input` includes what was cached, `output` what was reasoning.
     tokens: IntCounterVec = "ocx_tokens_total" ["provider", "model", "type"];
-    /// Answers that ended well but told no token counts.
-    usage_missing: IntCounterVec = "ocx_usage_missing_total" ["provider"];
+    /// US dollars, of models that the config has a price of.
+    cost: CounterVec = "ocx_cost_usd_total" ["provider", "model"];
+    /// Answers that never told token counts: they were completed, or cut.
+    usage_missing: IntCounterVec = "ocx_usage_missing_total" ["provider", "end"];
     /// Requests sent to upstreams, by result.
     attempts: IntCounterVec = "ocx_upstream_attempts_total" ["provider", "result"];
     /// Exchanges that were tried again at the same provider, by cause.
@@ -72,7 +98,11 @@ declare! {
     keepalives: IntCounterVec = "ocx_keepalives_total" ["style"];
     /// What translations could not carry.
     translation_drops: IntCounterVec = "ocx_translation_drops_total" ["provider", "kind"];
-    /// Requests refused before they were read.
+    /// Turns that began as an earlier turn of their conversation did: a prompt cache should know them.
+    cache_expected: IntCounterVec = "ocx_prompt_cache_expected_total" ["provider"];
+    /// Of them, those of which the upstream said that its cache knew them.
+    cache_hit: IntCounterVec = "ocx_prompt_cache_hit_total" ["provider"];
+    /// Requests refused before anything was done for them.
     rejected: IntCounterVec = "ocx_rejected_total" ["reason"];
 
     /// 1 if a provider takes calls.
@@ -81,6 +111,8 @@ declare! {
     provider_state: IntGaugeVec = "ocx_provider_state" ["provider", "state"];
     /// When a provider that is left alone is asked again, seconds since 1970; 0 if it is not left alone.
     cooldown_until: GaugeVec = "ocx_provider_cooldown_until_timestamp_seconds" ["provider"];
+    /// What is left of an upstream's limit, as it last said: 1 all of it, 0 nothing.
+    rate_limit_remaining: GaugeVec = "ocx_rate_limit_remaining_ratio" ["provider", "window"];
     /// When the access token in use ends, seconds since 1970.
     token_expiry: GaugeVec = "ocx_oauth_token_expiry_timestamp_seconds" ["provider"];
     /// Renewals of account tokens, by result.
@@ -106,6 +138,20 @@ declare! {
     actor_up: IntGaugeVec = "ocx_actor_up" ["actor"];
     /// Restarts of actors, by cause.
     actor_restarts: IntCounterVec = "ocx_actor_restarts_total" ["actor", "cause"];
+    /// Messages that wait for an actor.
+    mailbox_depth: IntGaugeVec = "ocx_actor_mailbox_depth" ["actor"];
+    /// Messages that may wait for it.
+    mailbox_capacity: IntGaugeVec = "ocx_actor_mailbox_capacity" ["actor"];
+    /// Calls that were refused because more waited already.
+    mailbox_rejected: IntCounterVec = "ocx_actor_mailbox_rejected_total" ["actor"];
+    /// Seconds from sending a message until it was handled.
+    message_time: HistogramVec = "ocx_actor_message_seconds" ["actor_kind"] MESSAGES;
+    /// Seconds that a worker thread was late for a timer.
+    loop_lag: HistogramVec = "ocx_event_loop_lag_seconds" ["worker"] LAGS;
+    /// Log lines that were dropped because too many waited to be written.
+    log_dropped: IntCounter = "ocx_log_dropped_total" [];
+    /// Lines of the usage ledger that could not be written.
+    ledger_errors: IntCounter = "ocx_ledger_write_errors_total" [];
 
     /// 1 if the last reload of the config was taken.
     reload_successful: IntGauge = "ocx_config_last_reload_successful" [];
@@ -136,7 +182,39 @@ impl Metrics {
     pub fn new() -> Self {
         let metrics = Self::declared();
         metrics.register_process();
+        for reason in REJECTED {
+            metrics.rejected.with_label_values(&[reason]);
+        }
+        for style in ["typed", "comment"] {
+            metrics.keepalives.with_label_values(&[style]);
+        }
+        for result in RELOAD_RESULTS {
+            metrics.reloads.with_label_values(&["watch", result]);
+        }
         metrics
+    }
+
+    /// The same, and some of them under OpenTelemetry's names too.
+    #[must_use]
+    pub fn with_otel_names(mut self) -> Self {
+        self.otel = Some(OtelNames::declare(&self.registry));
+        self
+    }
+
+    /// A provider is there. What counts its mishaps begins at 0: Prometheus cannot see the step of a
+    /// counter that begins at 1.
+    pub fn greet_provider(&self, provider: &str) {
+        for kind in LossKind::ALL {
+            self.translation_drops.with_label_values(&[provider, kind.label()]);
+        }
+        for end in ["completed", "cut"] {
+            self.usage_missing.with_label_values(&[provider, end]);
+        }
+        for counter in [&self.cache_expected, &self.cache_hit, &self.retry_budget_exhausted] {
+            counter.with_label_values(&[provider]);
+        }
+        self.actor_restarts.with_label_values(&[provider, "panic"]);
+        self.models.offer(provider, std::iter::empty());
     }
 
     fn register_process(&self) {
@@ -154,6 +232,8 @@ impl Metrics {
             let age = fetched.elapsed().unwrap_or(Duration::ZERO);
             self.model_list_age.with_label_values(&[provider]).set(age.as_secs_f64());
         }
+        let dropped = logging::dropped_lines().saturating_sub(self.log_dropped.get());
+        self.log_dropped.inc_by(dropped);
         let mut text = Vec::with_capacity(16 << 10);
         // Writing into memory cannot fail.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
@@ -176,7 +256,7 @@ impl Metrics {
                 .with_label_values(&[provider, known])
                 .set(i64::from(known == state));
         }
-        let up = matches!(state, "ready" | "cooling");
+        let up = matches!(state, "ready" | "cooling" | "half_open");
         self.provider_up.with_label_values(&[provider]).set(i64::from(up));
     }
 
@@ -192,6 +272,9 @@ impl Metrics {
     pub fn forget_provider(&self, provider: &str) {
         for label in ["provider", "from_provider", "to_provider", "actor"] {
             self.forget(label, provider);
+        }
+        if let Some(otel) = &self.otel {
+            otel.forget(provider);
         }
         self.models.forget(provider);
         self.lists().remove(provider);

@@ -1,0 +1,153 @@
+//! The usage ledger: what every turn used, kept over restarts.
+//!
+//! A turn has two lines: one when it goes to an upstream, one when it is over. So what a `kill -9`
+//! cut off is known to be missing. A thread of its own writes, from a bounded queue: neither a slow
+//! disk nor a full one holds up a call. Lines are not synced one by one; what a power failure takes
+//! are those of the last seconds.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use prometheus::IntCounter;
+
+use super::metrics::timestamp;
+
+mod file;
+mod line;
+mod report;
+
+use file::LedgerFile;
+pub use line::{Began, Ended, Line, Tokens, TurnId};
+pub use report::{By, Report, Row, read};
+
+/// Lines that may wait to be written.
+const QUEUE: usize = 16_384;
+/// Lines written at once.
+const BATCH: usize = 512;
+
+/// Where turns are written down.
+#[derive(Debug)]
+pub struct Ledger {
+    writer: Option<SyncSender<Job>>,
+    run: String,
+    turns: AtomicU64,
+    errors: IntCounter,
+}
+
+#[derive(Debug)]
+enum Job {
+    Line(Box<Line>),
+    /// Everything before is to be written; then tell.
+    Flush(SyncSender<()>),
+}
+
+impl Ledger {
+    /// One that keeps nothing.
+    pub fn off(errors: IntCounter) -> Self {
+        Self::new(None, errors)
+    }
+
+    /// Keeps turns in files of a directory, of about `max_bytes` in all; `errors` counts lines that
+    /// were not written.
+    pub fn open(dir: PathBuf, max_bytes: u64, errors: IntCounter) -> Self {
+        let (writer, jobs) = sync_channel(QUEUE);
+        let (file, counted) = (LedgerFile::new(dir, max_bytes), errors.clone());
+        let thread = thread::Builder::new().name("ocx-ledger".to_owned());
+        match thread.spawn(move || write(&jobs, file, &counted)) {
+            Ok(_) => Self::new(Some(writer), errors),
+            Err(error) => {
+                tracing::error!(%error, "no usage is kept: its thread cannot be started");
+                Self::off(errors)
+            }
+        }
+    }
+
+    fn new(writer: Option<SyncSender<Job>>, errors: IntCounter) -> Self {
+        let run: [u8; 8] = rand::random();
+        Self { writer, run: hex::encode(run), turns: AtomicU64::new(0), errors }
+    }
+
+    /// A turn goes to an upstream.
+    pub fn begin(&self, provider: &str, model: &str) -> TurnId {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = TurnId { run: self.run.clone(), turn };
+        if self.writer.is_some() {
+            self.write(Line::Began(Began {
+                id: id.clone(),
+                at: timestamp(SystemTime::now()),
+                provider: provider.to_owned(),
+                model: line::model_name(model),
+            }));
+        }
+        id
+    }
+
+    /// A turn is over.
+    pub fn end(&self, mut ended: Ended) {
+        ended.model = line::model_name(&ended.model);
+        self.write(Line::Ended(ended));
+    }
+
+    fn write(&self, line: Line) {
+        if let Some(writer) = &self.writer
+            && writer.try_send(Job::Line(Box::new(line))).is_err()
+        {
+            self.errors.inc();
+        }
+    }
+
+    /// Waits until everything so far is written, at most so long; whether it is.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let Some(writer) = &self.writer else { return true };
+        let (told, heard) = sync_channel(1);
+        writer.try_send(Job::Flush(told)).is_ok() && heard.recv_timeout(patience).is_ok()
+    }
+}
+
+/// The thread: takes what waits, and writes it at once.
+fn write(jobs: &Receiver<Job>, mut file: LedgerFile, errors: &IntCounter) {
+    let mut failing = false;
+    while let Ok(first) = jobs.recv() {
+        let (mut bytes, mut lines, mut waiting) = (Vec::new(), 0, Vec::new());
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Line(line) => {
+                    // Of ours, so it can be written.
+                    if serde_json::to_writer(&mut bytes, &line).is_ok() {
+                        bytes.push(b'\n');
+                        lines += 1;
+                    }
+                }
+                Job::Flush(told) => waiting.push(told),
+            }
+            if lines < BATCH {
+                next = jobs.try_recv().ok();
+            }
+        }
+        match if bytes.is_empty() { Ok(()) } else { file.append(&bytes) } {
+            Ok(()) => failing = false,
+            Err(error) => {
+                errors.inc_by(lines as u64);
+                // Once, not for every turn of a full disk.
+                if !failing {
+                    tracing::error!(%error, "usage of turns cannot be written down");
+                }
+                failing = true;
+            }
+        }
+        for told in waiting {
+            let _ = told.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
