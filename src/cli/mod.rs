@@ -183,9 +183,10 @@ fn logged_out(provider: &ProviderSpec, vault: &Vault) -> Option<String> {
     (!usable).then(|| format!("`ocx login {id}`"))
 }
 
-/// Prints a line. A reader that has gone (`ocx … | head -1`) is no reason to fall over.
+/// Prints a line. A reader that has gone (`ocx … | head -1`) is no reason to fall over. Several lines
+/// are one write: who reads the first can read all of them.
 fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Runs the program.

@@ -13,6 +13,7 @@ use crate::{
     adapters::ModelInfo,
     config::ProviderSpec,
     credentials::{CallerAuth, TokenId},
+    registry::AuthMode,
     telemetry::{
         Metrics,
         metrics::{Held, IntCounter, IntGauge},
@@ -42,7 +43,7 @@ impl ProviderHandle {
     ) -> Self {
         let actor = [spec.id.as_str()];
         let capacity = i64::try_from(MAILBOX).unwrap_or(i64::MAX);
-        metrics.greet_provider(spec.id.as_str());
+        metrics.greet_provider(spec.id.as_str(), spec.auth == AuthMode::OAuth);
         metrics.mailbox_capacity.with_label_values(&actor).set(capacity);
         let mailbox = Arc::new(Mailbox {
             waiting: metrics.mailbox_depth.with_label_values(&actor),

@@ -38,6 +38,8 @@ pub const REJECTED: [&str; 7] = [
     "over_limit",
     "too_large",
 ];
+/// How refreshes of tokens end.
+pub const REFRESH_RESULTS: [&str; 5] = ["ok", "adopted", "transient", "ambiguous", "needs_login"];
 /// How reloads end.
 pub const RELOAD_RESULTS: [&str; 6] =
     ["applied", "unchanged", "parse_error", "invalid", "prepare_failed", "restart_required"];
@@ -203,7 +205,7 @@ impl Metrics {
 
     /// A provider is there. What counts its mishaps begins at 0: Prometheus cannot see the step of a
     /// counter that begins at 1.
-    pub fn greet_provider(&self, provider: &str) {
+    pub fn greet_provider(&self, provider: &str, has_accounts: bool) {
         for kind in LossKind::ALL {
             self.translation_drops.with_label_values(&[provider, kind.label()]);
         }
@@ -214,6 +216,12 @@ impl Metrics {
             counter.with_label_values(&[provider]);
         }
         self.actor_restarts.with_label_values(&[provider, "panic"]);
+        if has_accounts {
+            for result in REFRESH_RESULTS {
+                self.credential_refreshes.with_label_values(&[provider, result]);
+            }
+            self.refresh_waiters.with_label_values(&[provider]);
+        }
         self.models.offer(provider, std::iter::empty());
     }
 
