@@ -18,6 +18,13 @@ if [ ${#missing[@]} -gt 0 ]; then
   as_root apt-get install -qy --no-install-recommends "${missing[@]}"
 fi
 command -v cargo >/dev/null || { echo "Rust is missing: see https://rustup.rs" >&2; exit 1; }
+# Unpacked and not installed: the package would start a service of its own.
+tools=target/tools
+if ! [ -x "$tools/usr/bin/promtool" ]; then
+  mkdir -p "$tools"
+  (cd "$tools" && { apt-get download -q prometheus || { as_root apt-get update -q; apt-get download -q prometheus; }; }
+    for package in prometheus_*.deb; do dpkg -x "$package" . && rm "$package"; done)
+fi
 clients=target/clients
 pinned() { tr -d '[:space:]' < "tests/clients/$1"; }
 has() { [ -x "$clients/node_modules/.bin/$1" ] && "$clients/node_modules/.bin/$1" --version | grep -qF "$2"; }

@@ -29,7 +29,6 @@ pub enum LogFormat {
 /// Starts logging; `RUST_LOG` chooses what, `info` if it is unset. Panics are logged with their
 /// place but without their message, which may hold a caller's data. What waits to be written when the
 /// guard is dropped, is written then.
-#[must_use]
 pub fn init(format: LogFormat) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(QUEUE)

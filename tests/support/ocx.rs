@@ -23,10 +23,15 @@ impl Ocx {
     }
 
     /// The same, by a command that leads to the program.
-    pub fn serve_by(dir: &Path, config: &Value, mut command: Command) -> Self {
+    pub fn serve_by(dir: &Path, config: &Value, command: Command) -> Self {
+        let log = fs::File::create(dir.join("ocx.log")).unwrap();
+        Self::serve_unread(dir, config, command, log.into())
+    }
+
+    /// The same, with a log of the caller's choice.
+    pub fn serve_unread(dir: &Path, config: &Value, mut command: Command, log: Stdio) -> Self {
         let path = dir.join("config.json");
         fs::write(&path, config.to_string()).unwrap();
-        let log = fs::File::create(dir.join("ocx.log")).unwrap();
         command.args(["serve", "--port", "0"]).env("OPENCODEX_HOME", dir);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut first = String::new();

@@ -36,7 +36,7 @@ fn thousands_of_models_and_sessions_stay_within_the_bounds() {
         let model = session % MODELS;
         let body = json!({
             "model": format!("provider-{}/model-{model}", model % PROVIDERS),
-            "input": "hi", "stream": session % 2 == 0,
+            "input": "hi", "stream": session.is_multiple_of(2),
             "prompt_cache_key": format!("session-{session}"),
             "metadata": {"user": format!("user-{session}")},
         });

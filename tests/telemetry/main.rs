@@ -12,6 +12,7 @@ mod support;
 mod alerts;
 mod cardinality;
 mod ledger;
+mod logs;
 mod prometheus;
 mod traces;
 

@@ -223,7 +223,7 @@ fn round(caller: &Caller, round: usize) {
     say("good/flaky", json!({}));
     say("good/silent", json!({}));
     say("acme/a", json!({}));
-    if round % 8 == 0 {
+    if round.is_multiple_of(8) {
         say("good/hangs", json!({}));
     }
     say("fallback", json!({}));
