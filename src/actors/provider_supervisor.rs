@@ -208,6 +208,7 @@ impl Handler<ApplyConfig> for ProviderSupervisor {
             let prepared = prepared?;
             // What was kept was kept from `basis`; on another one it may be retired by now.
             if !Arc::ptr_eq(&basis, &this.cell.load()) {
+                retire_new(&prepared, &basis.providers);
                 return Err(ApplyError::Overtaken);
             }
             Ok(this.commit(config, prepared))
@@ -253,8 +254,19 @@ impl Means {
     }
 }
 
-/// Phase one: keeps what is unchanged and starts the rest. What was started for nothing ends by
-/// itself when its address is dropped.
+/// Ends what was started for nothing: timers would keep some of it alive, and let it renew tokens.
+fn retire_new(
+    started: &HashMap<ProviderId, ProviderHandle>,
+    running: &HashMap<ProviderId, ProviderHandle>,
+) {
+    for (id, handle) in started {
+        if running.get(id).is_none_or(|old| !old.is_same(handle)) {
+            handle.retire(Duration::ZERO);
+        }
+    }
+}
+
+/// Phase one: keeps what is unchanged and starts the rest.
 async fn prepare(
     config: &Config,
     running: &HashMap<ProviderId, ProviderHandle>,
@@ -282,7 +294,13 @@ async fn prepare(
         }
     });
     let ready: Result<Vec<()>, ApplyError> = join_all(checks).await.into_iter().collect();
-    ready.map(|_| providers)
+    match ready {
+        Ok(_) => Ok(providers),
+        Err(error) => {
+            retire_new(&providers, running);
+            Err(error)
+        }
+    }
 }
 
 fn start(spec: &Arc<ProviderSpec>, config: &Config, means: &Means) -> ProviderHandle {

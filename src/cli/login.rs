@@ -227,18 +227,20 @@ pub(super) fn logout(args: &LogoutArgs, home: &Home) -> ExitCode {
     let vault = Vault::new(home.path());
     let (provider, account) = (&args.provider, args.account.as_deref());
     let gone = vault.log_out(provider, account);
+    if gone.is_ok() {
+        for copy in vault.broken_copies() {
+            say(format_args!(
+                "{} is a copy of a damaged auth.json and may hold tokens; delete it if nobody needs it.",
+                copy.display()
+            ));
+        }
+    }
     finish(match gone {
         Ok(0) => Err(format!("no such account of `{provider}` is logged in")),
         Ok(count) => {
             say(format_args!(
                 "Forgot {count} account(s) of {provider}. The vendor may still list the login: end it there."
             ));
-            for copy in vault.broken_copies() {
-                say(format_args!(
-                    "{} is a copy of a damaged auth.json and may hold tokens; delete it if nobody needs it.",
-                    copy.display()
-                ));
-            }
             Ok(())
         }
         Err(error) => Err(error.to_string()),

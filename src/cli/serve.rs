@@ -366,11 +366,18 @@ impl Running {
 
 /// Waits for refreshes that are on their way: a token that comes after our end is lost.
 async fn finish_refreshes(shared: &Shared, vault: &Vault) {
+    vault.close();
     let snapshot = shared.cell.load_full();
     let finished = async {
         join_all(snapshot.providers.values().map(|provider| provider.finish())).await;
         while vault.flights() > 0 {
             sleep(LOOK_EVERY).await;
+        }
+        // Also of providers that are gone from the config.
+        let last = vault.clone();
+        let saved = tokio::task::spawn_blocking(move || last.save_all()).await;
+        if !saved.is_ok_and(|saved| saved) {
+            tracing::error!("new tokens are lost: log in again");
         }
     };
     if actix_rt::time::timeout(LAST_REFRESHES, finished).await.is_err() {

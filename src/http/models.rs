@@ -177,7 +177,7 @@ async fn native(turn: &Turn, version: &str) -> Result<Vec<Box<RawValue>>, Gatewa
     if !turn.caller.is_authorized() {
         return Ok(Vec::new());
     }
-    let lease = provider.dispatch(turn.caller.clone()).await?;
+    let lease = provider.dispatch(turn.caller.clone(), false).await?;
     let digits = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
     let version: String = version.chars().filter(digits).take(32).collect();
     let url = format!("{}/models?client_version={version}", lease.spec.base_url);

@@ -85,7 +85,8 @@ pub async fn refresh(
     let (lock, unsaved) = lock(vault, known).await?;
     let mut flight = Flight { vault: vault.clone(), lock: Some(lock), server };
     let result = flight.run(unsaved.as_ref().unwrap_or(known), why).await;
-    let over = matches!(result, Err(RefreshError::Ended(_) | RefreshError::LoggedOut));
+    // Who logged out took them out of the memory too; that the file is away may be for a moment only.
+    let over = matches!(result, Err(RefreshError::Ended(_)));
     if let (Some(unsaved), Some(lock), false) = (unsaved, flight.lock.take(), over) {
         // Nothing newer came: it stays where it was, in memory, and with it the lock.
         let vault = vault.clone();
@@ -94,16 +95,22 @@ pub async fn refresh(
     result
 }
 
+/// Told to a refresh that did not begin.
+const ENDS: &str = "ocx ends";
+
 async fn lock(
     vault: &Vault,
     account: &Account,
 ) -> Result<(AccountLock, Option<Account>), RefreshError> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
-        let (vault, provider, id) = (vault.clone(), account.provider.clone(), account.id.clone());
-        let taken = blocking(move || vault.try_lock(&provider, &id)).await?;
+        let (own, provider, id) = (vault.clone(), account.provider.clone(), account.id.clone());
+        let taken = blocking(move || own.try_lock(&provider, &id)).await?;
         if let Some(lock) = taken.map_err(RefreshError::later)? {
             return Ok(lock);
+        }
+        if vault.is_closed() {
+            return Err(RefreshError::later(ENDS));
         }
         if Instant::now() >= deadline {
             return Err(RefreshError::later("another process holds the lock of this account"));
@@ -143,6 +150,9 @@ impl Flight<'_> {
         let repeated = intent.repeated;
         self.server.discover().await.map_err(RefreshError::later)?;
         self.check_issuer(&current)?;
+        if self.vault.is_closed() {
+            return Err(RefreshError::later(ENDS));
+        }
         if let Err(error) = self.begin(&current, intent).await {
             if why == Why::Due && current.tokens.is_alive(now_ms()) {
                 return Err(error);
@@ -221,9 +231,8 @@ impl Flight<'_> {
         });
         if let Some(earlier) = &earlier {
             let serves = why == Why::Due && account.tokens.is_alive(now);
-            // A note of the future is of a clock that was wrong.
-            let young =
-                (earlier.started..earlier.started.saturating_add(LEAVE_ALONE)).contains(&now);
+            // A note of a far future is of a clock that was wrong; clocks also step back a little.
+            let young = now.abs_diff(earlier.started) < LEAVE_ALONE;
             if serves || young {
                 return Err(RefreshError::unknown("an earlier refresh has no known outcome"));
             }

@@ -180,15 +180,12 @@ impl Turn {
     async fn lease(&self, route: &Route, forced: bool) -> Result<Lease, GatewayError> {
         let failed = || DispatchError::Failed(route.provider.to_string());
         let provider = self.snapshot.provider(&route.provider).ok_or_else(failed)?;
-        if forced {
-            return Ok(provider.dispatch_all_the_same(self.caller.clone()).await?);
-        }
-        match provider.dispatch(self.caller.clone()).await {
+        match provider.dispatch(self.caller.clone(), forced).await {
             // The actor is gone: perhaps a newer generation has another.
             Err(DispatchError::Failed(_)) => {
                 let newest = self.cell.load_full();
                 let provider = newest.provider(&route.provider).ok_or_else(failed)?;
-                Ok(provider.dispatch(self.caller.clone()).await?)
+                Ok(provider.dispatch(self.caller.clone(), forced).await?)
             }
             lease => Ok(lease?),
         }

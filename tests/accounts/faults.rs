@@ -13,8 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ocx::credentials::{Intent, now_ms};
 use rand::RngExt as _;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     Model, account, alone, ask, authority::Authority, command, config, home, support::ocx::Ocx,
@@ -139,6 +141,69 @@ fn l06_a_refresh_that_is_on_its_way_is_waited_for_at_the_end() {
 
 /// F-44. Whoever holds the lock is stopped in the middle of its request: the others wait, and when it goes
 /// on they take what it brought.
+#[test]
+fn l06_the_end_waits_for_a_refresh_of_a_provider_that_left_the_config() {
+    let _machine = together();
+    let (authority, model, home) = (Authority::start(), Model::start(), home("left"));
+    authority.set(json!({"delay": 3}));
+    write_account(&home, &authority, "ann", -60);
+    let mut gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
+    wait_for(|| has_intent(&home));
+    fs::write(&gateway.config, json!({"providers": {}}).to_string()).unwrap();
+    wait_for(|| gateway.metric("ocx_config_generation") >= 2.0);
+    assert!(gateway.terminated().success());
+    assert_eq!(account(&home)["credential"]["generation"], 2, "what came is written down");
+    assert_eq!(authority.seen()["exchanges"], 1);
+}
+
+#[test]
+fn l06_a_refresh_that_has_not_begun_does_not_begin_at_the_end() {
+    let _machine = together();
+    let (authority, model, home) = (Authority::start(), Model::start(), home("unbegun"));
+    write_account(&home, &authority, "ann", -60);
+    let vault = ocx::credentials::Vault::new(&home);
+    let held = vault.try_lock("acme", "ann").unwrap().unwrap();
+    let mut gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
+    wait_for(|| gateway.get("/healthz").contains("ok"));
+    sleep(Duration::from_millis(500));
+    let started = Instant::now();
+    assert!(gateway.terminated().success());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "not as long as the lock may be waited for"
+    );
+    drop(held);
+    assert_eq!(authority.seen()["exchanges"], 0);
+}
+
+#[test]
+fn f41_a_note_of_the_future_does_not_bind_unless_it_is_of_now() {
+    let _machine = together();
+    let (authority, home) = (Authority::start(), home("future"));
+    fs::write(home.join("config.json"), config(&authority, "http://127.0.0.1:1/v1").to_string())
+        .unwrap();
+    write_account(&home, &authority, "ann", 3600);
+    let token = account(&home)["credential"]["refresh"].as_str().unwrap().to_owned();
+    let vault = ocx::credentials::Vault::new(&home);
+    let note = |started| {
+        let (lock, _) = vault.try_lock("acme", "ann").unwrap().unwrap();
+        let refresh_digest = hex::encode(Sha256::digest(token.as_bytes()));
+        let intent = Intent { generation: 1, refresh_digest, started, repeated: false };
+        vault.begin(&lock, "acme", "ann", &intent).unwrap();
+    };
+    // A clock that stepped back.
+    note(now_ms() + 5_000);
+    assert!(!refresh(&home).wait().unwrap().success(), "another may be at it");
+    note(now_ms() + 86_400_000);
+    assert!(refresh(&home).wait().unwrap().success(), "it would be forbidden for a day");
+}
+
+/// Whether a refresh was noted and has not ended.
+fn has_intent(home: &Path) -> bool {
+    let files = fs::read_dir(home.join("refresh")).into_iter().flatten().flatten();
+    files.into_iter().any(|file| file.path().extension().is_some_and(|end| end == "intent"))
+}
+
 #[test]
 fn f44_a_holder_of_the_lock_that_is_stopped_makes_others_wait_and_nobody_repeat() {
     let _machine = together();

@@ -90,7 +90,11 @@ fn account(home: &Path) -> Value {
 
 /// Asks for an answer over a socket of its own: status and body.
 fn ask(address: SocketAddr) -> (u16, String) {
-    let body = json!({"model": "acme/m", "input": "hi"}).to_string();
+    ask_model(address, "acme/m")
+}
+
+fn ask_model(address: SocketAddr, model: &str) -> (u16, String) {
+    let body = json!({"model": model, "input": "hi"}).to_string();
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     write!(

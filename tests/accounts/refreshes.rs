@@ -1,6 +1,7 @@
 //! Renewing tokens: ahead of time, once for all who wait, once for all processes.
 
 use std::{
+    io::Write as _,
     sync::{Arc, Barrier, atomic::Ordering::SeqCst},
     thread,
     time::{Duration, Instant},
@@ -9,8 +10,14 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    Model, account, alone, ask, authority::Authority, config, home, support::ocx::Ocx, together,
-    write_account,
+    Model, account, alone, ask, ask_model,
+    authority::Authority,
+    config, home,
+    support::{
+        ocx::Ocx,
+        upstream::{Reply, Upstream},
+    },
+    together, write_account,
 };
 
 #[test]
@@ -145,4 +152,78 @@ fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T
             .collect();
         handles.into_iter().map(|handle| handle.join().unwrap()).collect()
     })
+}
+
+#[test]
+fn who_hangs_up_while_a_token_is_renewed_takes_no_slot() {
+    let _machine = together();
+    let (authority, model, home) = (Authority::start(), Model::start(), home("hung-up"));
+    authority.set(json!({"delay": 2}));
+    write_account(&home, &authority, "ann", -60);
+    let mut config = config(&authority, &model.upstream.base_url());
+    config["providers"]["acme"]["maxConcurrency"] = 1.into();
+    let gateway = Ocx::serve(&home, &config);
+    let body = json!({"model": "acme/m", "input": "hi"}).to_string();
+    for _ in 0..3 {
+        let mut socket = std::net::TcpStream::connect(gateway.address).unwrap();
+        write!(
+            socket,
+            "POST /v1/responses HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            gateway.address,
+            body.len()
+        )
+        .unwrap();
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(ask(gateway.address).0, 200, "the slot is for who is still there");
+    assert_eq!(model.upstream.asked().len(), 1);
+}
+
+#[test]
+fn a_login_that_another_process_made_for_another_address_is_not_sent() {
+    let _machine = together();
+    let (authority, model, home) = (Authority::start(), Model::start(), home("adopted"));
+    write_account(&home, &authority, "ann", -60);
+    let vault = ocx::credentials::Vault::new(&home);
+    let held = vault.try_lock("acme", "ann").unwrap().unwrap();
+    let gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
+    let address = gateway.address;
+    let asking = thread::spawn(move || ask(address));
+    let waits = "ocx_oauth_refresh_waiters_total{provider=\"acme\"}";
+    while gateway.metric(waits) < 1.0 {
+        thread::sleep(Duration::from_millis(20));
+    }
+    thread::sleep(Duration::from_millis(300));
+    let credential = json!({"access": "at-ann-9-x", "refresh": "rt-x", "lifetime": 3_600_000,
+        "expires": ocx::credentials::now_ms() + 3_600_000, "generation": 1, "accountId": "ann",
+        "origin": "https://elsewhere.example"});
+    let other = json!({"acme": {"activeAccountId": "ann",
+        "accounts": [{"id": "ann", "addedAt": 9, "credential": credential}]}});
+    std::fs::write(home.join("auth.json"), other.to_string()).unwrap();
+    drop(held);
+    let (status, answer) = asking.join().unwrap();
+    assert!(status == 400 && answer.contains("the login is for"), "{status}: {answer}");
+    assert_eq!(model.upstream.asked().len(), 0);
+}
+
+#[test]
+fn an_account_that_is_all_there_is_is_asked_also_while_it_is_left_alone() {
+    let _machine = together();
+    let (authority, home) = (Authority::start(), home("forced"));
+    let broken = Upstream::start(|_| Reply::json(500, &json!({"error": {"message": "x"}})));
+    let mut config = config(&authority, &broken.base_url());
+    let acme = &mut config["providers"]["acme"];
+    (acme["circuit"], acme["models"]) = (true.into(), json!(["m", "n"]));
+    config["maxRetries"] = 0.into();
+    config["combos"] = json!({"best": {"targets": ["acme/m", "acme/n"]}});
+    write_account(&home, &authority, "ann", 3600);
+    let gateway = Ocx::serve(&home, &config);
+    for _ in 0..5 {
+        ask(gateway.address);
+    }
+    let before = broken.asked().len();
+    let (status, answer) = ask_model(gateway.address, "best");
+    assert_eq!(broken.asked().len(), before + 1, "{status}: {answer}");
+    assert!(!answer.contains("left alone"), "{answer}");
 }

@@ -44,6 +44,13 @@ impl Ocx {
         self.child.id()
     }
 
+    /// Ends it as a service manager does, and waits for that.
+    pub fn terminated(&mut self) -> std::process::ExitStatus {
+        let pid = self.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+
     /// A GET over a plain socket: body only.
     pub fn get(&self, path: &str) -> String {
         let mut socket = TcpStream::connect(self.address).unwrap();

@@ -9,6 +9,7 @@ use super::{
     DispatchError, Lease, LeaseOutcome, ProviderActor,
     keys::NoKey,
     lease::Settling,
+    letter::{Awaited, Promise},
     messages::{Dispatch, Drill, Settle},
 };
 use crate::{
@@ -17,24 +18,22 @@ use crate::{
     registry::AuthMode,
 };
 
-impl Handler<Dispatch> for ProviderActor {
-    type Result = Response<Result<Lease, DispatchError>>;
-
+impl Awaited for Dispatch {
     // The mailbox does not limit callers (actix#515), so the slot count does.
-    fn handle(
-        &mut self,
-        Dispatch { caller, forced }: Dispatch,
-        ctx: &mut Context<Self>,
-    ) -> Self::Result {
-        let spec = &self.seed.spec;
+    fn deliver(
+        self,
+        actor: &mut ProviderActor,
+        ctx: &mut Context<ProviderActor>,
+    ) -> Promise<Self::Result> {
+        let (Self { caller, forced }, spec) = (self, &actor.seed.spec);
         if spec.base_url.contains(['{', '}']) {
             let (provider, base_url) = (spec.id.to_string(), spec.base_url.clone());
-            return Response::reply(Err(DispatchError::Placeholder { provider, base_url }));
+            return Promise::Kept(Err(DispatchError::Placeholder { provider, base_url }));
         }
         match spec.auth {
-            AuthMode::OAuth => self.lend_account(forced, ctx),
-            AuthMode::Forward => Response::reply(self.lend_login(caller, forced, ctx)),
-            AuthMode::Key | AuthMode::Local => Response::reply(self.lend_key(forced, ctx)),
+            AuthMode::OAuth => actor.lend_account(forced, ctx),
+            AuthMode::Forward => Promise::Kept(actor.lend_login(caller, forced, ctx)),
+            AuthMode::Key | AuthMode::Local => Promise::Kept(actor.lend_key(forced, ctx)),
         }
     }
 }
@@ -131,6 +130,10 @@ impl Handler<Settle> for ProviderActor {
             LeaseOutcome::Accepted => self.keys.accepted(pick),
             LeaseOutcome::Failed => self.keys.failed(pick, now),
             LeaseOutcome::Abandoned => self.keys.abandoned(pick, now),
+        }
+        if self.seed.retirement.is_retired() {
+            // A timer would only keep it alive.
+            return;
         }
         self.publish_state();
         if let Some(left) = self.cooling_left() {

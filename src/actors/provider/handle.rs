@@ -82,25 +82,14 @@ impl ProviderHandle {
         self.addr == other.addr
     }
 
-    /// Asks for leave to run one exchange.
+    /// Asks for leave to run one exchange; `forced` also while the upstream is left alone because it
+    /// failed, for who has no other.
     ///
     /// # Errors
     ///
     /// When the provider will not lend now, and why.
-    pub async fn dispatch(&self, caller: CallerAuth) -> Result<Lease, DispatchError> {
-        self.lend(Dispatch { caller, forced: false }).await
-    }
-
-    /// The same, also while the upstream is left alone because it failed: for who has no other.
-    ///
-    /// # Errors
-    ///
-    /// As [`dispatch`](Self::dispatch).
-    pub async fn dispatch_all_the_same(&self, caller: CallerAuth) -> Result<Lease, DispatchError> {
-        self.lend(Dispatch { caller, forced: true }).await
-    }
-
-    async fn lend(&self, dispatch: Dispatch) -> Result<Lease, DispatchError> {
+    pub async fn dispatch(&self, caller: CallerAuth, forced: bool) -> Result<Lease, DispatchError> {
+        let dispatch = Dispatch { caller, forced };
         let waiting = &self.mailbox.waiting;
         // actix would let any number of senders wait outside of a full mailbox.
         if usize::try_from(waiting.get()).is_ok_and(|waiting| waiting >= MAILBOX) {

@@ -1,39 +1,33 @@
-//! A message as the mailbox sees it: counted while it waits, timed until it is handled.
+//! What calls ask of a provider, as its mailbox sees it: counted while it waits, timed until it is
+//! handled, and answered at once or later.
 
-use actix::prelude::*;
-use actix_rt::time::Instant;
-
-use super::{
-    ProviderActor,
-    messages::{Dispatch, Renew},
+use actix::{
+    dev::{MessageResponse, OneshotSender},
+    prelude::*,
 };
+use actix_rt::time::Instant;
+use tokio::sync::oneshot;
+
+use super::ProviderActor;
 use crate::telemetry::metrics::Held;
 
 /// Messages that calls wait for.
-pub(super) trait Awaited: Message<Result: Send> + Send + Sized {
+pub(super) trait Awaited: Message<Result: Send> + Send {
     /// Handles it.
     fn deliver(
         self,
         actor: &mut ProviderActor,
         ctx: &mut Context<ProviderActor>,
-    ) -> Response<Self::Result>;
+    ) -> Promise<Self::Result>;
 }
 
-macro_rules! awaited {
-    ($($message:ty),*) => {$(
-        impl Awaited for $message {
-            fn deliver(
-                self,
-                actor: &mut ProviderActor,
-                ctx: &mut Context<ProviderActor>,
-            ) -> Response<Self::Result> {
-                actor.handle(self, ctx)
-            }
-        }
-    )*};
+/// An answer, or one that is to come.
+pub(super) enum Promise<T> {
+    /// Here it is.
+    Kept(T),
+    /// It comes through the receiver; the second is the answer if it never does.
+    Open(oneshot::Receiver<T>, T),
 }
-
-awaited!(Dispatch, Renew);
 
 /// A message on its way.
 pub(super) struct Letter<M> {
@@ -54,7 +48,7 @@ impl<M: Message> Message for Letter<M> {
 }
 
 impl<M: Awaited> Handler<Letter<M>> for ProviderActor {
-    type Result = Response<M::Result>;
+    type Result = Promise<M::Result>;
 
     fn handle(
         &mut self,
@@ -62,8 +56,27 @@ impl<M: Awaited> Handler<Letter<M>> for ProviderActor {
         ctx: &mut Self::Context,
     ) -> Self::Result {
         drop(waiting);
-        let response = message.deliver(self, ctx);
+        let promise = message.deliver(self, ctx);
         self.message_time.observe(sent.elapsed().as_secs_f64());
-        response
+        promise
+    }
+}
+
+impl<M: Awaited> MessageResponse<ProviderActor, Letter<M>> for Promise<M::Result> {
+    fn handle(self, _: &mut Context<ProviderActor>, asker: Option<OneshotSender<M::Result>>) {
+        let Some(mut asker) = asker else { return };
+        match self {
+            Self::Kept(answer) => drop(asker.send(answer)),
+            Self::Open(answer, never) => {
+                // actix's own `Response` would wait on for whoever hung up, and whoever answers could
+                // not tell.
+                actix_rt::spawn(async move {
+                    tokio::select! {
+                        () = asker.closed() => {}
+                        answer = answer => drop(asker.send(answer.unwrap_or(never))),
+                    }
+                });
+            }
+        }
     }
 }

@@ -14,7 +14,11 @@ use actix::prelude::*;
 use actix_rt::time::Instant;
 use tokio::sync::oneshot;
 
-use super::{DispatchError, Lease, ProviderActor, messages::Renew};
+use super::{
+    DispatchError, Lease, ProviderActor,
+    letter::{Awaited, Promise},
+    messages::Renew,
+};
 use crate::{
     credentials::{Account, Credential, Opened, TokenId, VaultError, now_ms},
     oauth::{RefreshError, Renewed, Server, Why, login_reach, refresh},
@@ -66,8 +70,6 @@ pub(super) struct LoginState {
     save_timer: Option<SpawnHandle>,
     /// What is in memory only is being written.
     saving: bool,
-    /// And was tried for the last time.
-    saved_last: bool,
 }
 
 /// Tokens of a login that is over.
@@ -187,25 +189,26 @@ impl ProviderActor {
         &mut self,
         forced: bool,
         ctx: &mut Context<Self>,
-    ) -> Response<Result<Lease, DispatchError>> {
+    ) -> Promise<Result<Lease, DispatchError>> {
         self.look(ctx);
         if let Some(credential) = self.login.alive() {
-            return Response::reply(self.lend(&[credential], forced, ctx));
+            return Promise::Kept(self.lend(&[credential], forced, ctx));
         }
         if let Err(error) = self.want_tokens(ctx) {
-            return Response::reply(Err(error));
+            return Promise::Kept(Err(error));
         }
         let (metrics, id) = (&self.seed.metrics, self.seed.spec.id.as_str());
         metrics.refresh_waiters.with_label_values(&[id]).inc();
         let (sender, receiver) = oneshot::channel();
         self.login.waiting.push(Waiting::Lease(sender, forced));
         let restarted = DispatchError::Restarted(self.seed.spec.id.to_string());
-        Response::fut(async move { receiver.await.unwrap_or(Err(restarted)) })
+        Promise::Open(receiver, Err(restarted))
     }
 
     /// Sees to it that tokens come, or says why they do not. Never renews a token that may be sent.
     fn want_tokens(&mut self, ctx: &mut Context<Self>) -> Result<(), DispatchError> {
         let provider = || self.seed.spec.id.to_string();
+        self.login.waiting.retain(|waiting| !waiting.left());
         let login = &self.login;
         if login.waiting.len() >= MAX_WAITING {
             return Err(DispatchError::Saturated(provider()));
@@ -363,6 +366,9 @@ impl ProviderActor {
 
     fn count_refresh(&self, result: &str) {
         let spec = &self.seed.spec;
+        if self.seed.retirement.is_retired() {
+            return;
+        }
         self.seed.metrics.credential_refreshes.with_label_values(&[spec.id.as_str(), result]).inc();
     }
 }
@@ -433,7 +439,7 @@ impl Handler<Loaded> for ProviderActor {
         self.save_later(ctx);
         self.serve_waiting(ctx);
         self.arm(ctx);
-        self.finish(ctx);
+        self.finish();
     }
 }
 
@@ -443,10 +449,11 @@ impl Handler<Refreshed> for ProviderActor {
     fn handle(&mut self, Refreshed(result): Refreshed, ctx: &mut Context<Self>) {
         let provider = self.seed.spec.id.to_string();
         let login = &mut self.login;
-        if let Some(began) = login.renewing.take() {
-            let duration = &self.seed.metrics.refresh_duration;
+        // The series of a retired provider are gone, or belong to its successor.
+        let metrics = (!self.seed.retirement.is_retired()).then_some(&self.seed.metrics);
+        if let (Some(began), Some(metrics)) = (login.renewing.take(), metrics) {
             let took = began.elapsed().as_secs_f64();
-            duration.with_label_values(&[&*provider]).observe(took);
+            metrics.refresh_duration.with_label_values(&[&*provider]).observe(took);
         }
         let counted = match result {
             Ok(renewed) => {
@@ -460,8 +467,10 @@ impl Handler<Refreshed> for ProviderActor {
                 // Another's login may have been made for another address.
                 let elsewhere = leads_elsewhere(&renewed.account, &self.seed.spec.origin());
                 login.account = Some(renewed.account).filter(|_| elsewhere.is_none());
-                let renewed_at = &self.seed.metrics.refresh_success_time;
-                renewed_at.with_label_values(&[&*provider]).set(timestamp(SystemTime::now()));
+                if let Some(metrics) = metrics {
+                    let renewed_at = &metrics.refresh_success_time;
+                    renewed_at.with_label_values(&[&*provider]).set(timestamp(SystemTime::now()));
+                }
                 login.missing = None;
                 if !renewed.adopted && login.account.is_some() && login.alive().is_none() {
                     // Asking on and on would bring no other.
@@ -503,27 +512,30 @@ impl Handler<Refreshed> for ProviderActor {
         self.publish_state();
         self.serve_waiting(ctx);
         self.arm(ctx);
-        self.finish(ctx);
+        self.finish();
     }
 }
 
-impl Handler<Renew> for ProviderActor {
-    type Result = Response<Result<(), DispatchError>>;
-
-    fn handle(&mut self, Renew(refused): Renew, ctx: &mut Context<Self>) -> Self::Result {
-        let known = self.login.account.as_ref().and_then(|a| token(&Credential::of_account(a)));
+impl Awaited for Renew {
+    fn deliver(
+        self,
+        actor: &mut ProviderActor,
+        ctx: &mut Context<ProviderActor>,
+    ) -> Promise<Self::Result> {
+        let Self(refused) = self;
+        let known = actor.login.account.as_ref().and_then(|a| token(&Credential::of_account(a)));
         if known == Some(refused) {
-            self.login.rejected = Some(refused);
+            actor.login.rejected = Some(refused);
         }
-        if self.login.alive().is_some() {
-            return Response::reply(Ok(()));
+        if actor.login.alive().is_some() {
+            return Promise::Kept(Ok(()));
         }
-        if let Err(error) = self.want_tokens(ctx) {
-            return Response::reply(Err(error));
+        if let Err(error) = actor.want_tokens(ctx) {
+            return Promise::Kept(Err(error));
         }
         let (sender, receiver) = oneshot::channel();
-        self.login.waiting.push(Waiting::Renewal(sender));
-        let restarted = DispatchError::Restarted(self.seed.spec.id.to_string());
-        Response::fut(async move { receiver.await.unwrap_or(Err(restarted)) })
+        actor.login.waiting.push(Waiting::Renewal(sender));
+        let restarted = DispatchError::Restarted(actor.seed.spec.id.to_string());
+        Promise::Open(receiver, Err(restarted))
     }
 }

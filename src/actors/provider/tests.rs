@@ -50,7 +50,10 @@ async fn each_way_to_authenticate_lends_its_credential_or_says_what_is_missing()
     .await;
     let snapshot = cell.load_full();
     let ask = async |id: &str, token| {
-        snapshot.providers[id].dispatch(caller(token)).await.map(|lease| lease.credential.clone())
+        snapshot.providers[id]
+            .dispatch(caller(token), false)
+            .await
+            .map(|lease| lease.credential.clone())
     };
     assert!(matches!(ask("keyed", Some("Bearer x")).await, Ok(Credential::Key(_))));
     assert!(matches!(ask("local", None).await, Ok(Credential::None)));
@@ -73,13 +76,13 @@ async fn slots_are_counted_across_a_panic() {
         providers(json!({"p": chat(json!({"authMode": "local", "maxConcurrency": 2}))})).await;
     let snapshot = cell.load_full();
     let provider = &snapshot.providers["p"];
-    let first = provider.dispatch(caller(None)).await.unwrap();
+    let first = provider.dispatch(caller(None), false).await.unwrap();
     assert!(provider.drill().await);
-    let second = provider.dispatch(caller(None)).await.unwrap();
-    let saturated = provider.dispatch(caller(None)).await.unwrap_err();
+    let second = provider.dispatch(caller(None), false).await.unwrap();
+    let saturated = provider.dispatch(caller(None), false).await.unwrap_err();
     assert_eq!(saturated, DispatchError::Saturated("p".into()));
     drop(first);
-    assert!(provider.dispatch(caller(None)).await.is_ok());
+    assert!(provider.dispatch(caller(None), false).await.is_ok());
     drop(second);
     assert_eq!(metrics.actor_restarts.with_label_values(&["p", "panic"]).get(), 1);
 }
@@ -89,12 +92,12 @@ async fn a_pause_the_upstream_asked_for_is_kept_and_ends() {
     let (cell, _) = providers(json!({"p": chat(json!({"authMode": "local"}))})).await;
     let snapshot = cell.load_full();
     let provider = &snapshot.providers["p"];
-    let lease = provider.dispatch(caller(None)).await.unwrap();
+    let lease = provider.dispatch(caller(None), false).await.unwrap();
     lease.settle(LeaseOutcome::RateLimited { pause: Duration::from_millis(100) });
-    let refused = provider.dispatch(caller(None)).await.unwrap_err();
+    let refused = provider.dispatch(caller(None), false).await.unwrap_err();
     assert!(matches!(refused, DispatchError::CoolingDown { .. }), "{refused}");
     sleep(Duration::from_millis(120)).await;
-    assert!(provider.dispatch(caller(None)).await.is_ok());
+    assert!(provider.dispatch(caller(None), false).await.is_ok());
 }
 
 #[actix::test]

@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -55,6 +55,8 @@ pub struct Vault {
     unsaved: Arc<Mutex<HashMap<String, Unsaved>>>,
     /// Refreshes on their way.
     flights: Arc<AtomicUsize>,
+    /// No refresh begins any more.
+    closed: Arc<AtomicBool>,
 }
 
 /// A refresh is on its way as long as this lives.
@@ -135,7 +137,12 @@ pub enum Repair {
 impl Vault {
     /// The vault in a home directory, which need not exist.
     pub fn new(home: &Path) -> Self {
-        Self { home: home.to_owned(), unsaved: Arc::default(), flights: Arc::default() }
+        Self {
+            home: home.to_owned(),
+            unsaved: Arc::default(),
+            flights: Arc::default(),
+            closed: Arc::default(),
+        }
     }
 
     /// Notes that a refresh is on its way.
@@ -147,6 +154,16 @@ impl Vault {
     /// How many are, of this vault and its clones.
     pub fn flights(&self) -> usize {
         self.flights.load(Ordering::Acquire)
+    }
+
+    /// From now on no refresh sends a token: the process ends, and what comes after that is lost.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether the process ends.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// The directory that it is in.
@@ -445,11 +462,18 @@ impl Vault {
     fn write_down(&self, account: &Account) -> Result<(), VaultError> {
         let path = self.refresh_file(&account.provider, &account.id, "journal");
         let journaled = journal::write(&path, account);
-        match (self.change(Repair::No, |store| store.renew(account)), journaled) {
-            (Ok(()), _) => {
+        let renewed = self.change(Repair::No, |store| {
+            store.renew(account);
+            self.path().exists()
+        });
+        match (renewed, journaled) {
+            (Ok(true), _) => {
                 self.discard(&account.provider, &account.id, &["intent", "journal"]);
                 Ok(())
             }
+            // The file is away, which may be for a moment only: nothing was written to it.
+            (Ok(false), Ok(())) => Ok(()),
+            (Ok(false), Err(error)) => Err(io_error(&path, error)),
             // The journal is as good, until somebody repairs the file.
             (Err(VaultError::Damaged { .. }), Ok(())) => {
                 self.discard(&account.provider, &account.id, &["intent"]);
@@ -461,14 +485,25 @@ impl Vault {
 
     /// Tries again to write down what is in memory only. Tells whether all of a provider's is on the disk.
     pub fn save(&self, provider: &str) -> bool {
-        let prefix = key(provider, "");
+        self.save_those(&key(provider, ""))
+    }
+
+    /// The same, of all providers.
+    pub fn save_all(&self) -> bool {
+        self.save_those("")
+    }
+
+    fn save_those(&self, prefix: &str) -> bool {
+        // They are in no map meanwhile; who waits for the end waits for them, too.
+        let _flight = self.flight();
         let keys: Vec<String> =
-            self.unsaved().keys().filter(|key| key.starts_with(&prefix)).cloned().collect();
+            self.unsaved().keys().filter(|key| key.starts_with(prefix)).cloned().collect();
         let mut all = true;
         for key in keys {
             // Out of the map meanwhile: the disk may be slow, and others want to look.
             let Some(unsaved) = self.unsaved().remove(&key) else { continue };
             if let Err(error) = self.write_down(&unsaved.account) {
+                let provider = &unsaved.account.provider;
                 tracing::warn!(provider, %error, "new tokens cannot be saved yet");
                 self.unsaved().insert(key, unsaved);
                 all = false;

@@ -315,3 +315,18 @@ fn f48_what_the_disk_does_not_take_stays_in_memory_with_its_lock() {
     assert_eq!(unsaved.map(|account| account.generation), Some(2), "who goes on gets both");
     assert!(!vault.has_unsaved("xai"));
 }
+
+#[test]
+fn new_tokens_are_not_lost_while_the_file_is_away_for_a_moment() {
+    let (dir, vault) = vault();
+    log_in(&vault, &account("xai", "a", 1));
+    let (held, aside) = (lock(&vault), dir.path().join("aside"));
+    fs::rename(vault.path(), &aside).unwrap();
+    assert!(matches!(vault.keep(held, &account("xai", "a", 2)), Kept::OnDisk), "in the journal");
+    fs::rename(&aside, vault.path()).unwrap();
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"));
+    let held = lock(&vault);
+    vault.fold(&held, "xai", "a");
+    assert!(!vault.refresh_file("xai", "a", "journal").exists(), "it is in the file now");
+    assert_eq!(known(&vault).as_deref(), Some("access-a-2"));
+}

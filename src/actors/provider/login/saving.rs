@@ -43,17 +43,11 @@ impl ProviderActor {
         });
     }
 
-    /// Tells who waits for the end that nothing is left to do: no refresh is on its way, and what the disk
-    /// did not take was tried once more.
-    pub(super) fn finish(&mut self, ctx: &mut Context<Self>) {
-        if self.login.finished.is_empty() || self.login.is_busy() || self.login.saving {
+    /// Tells who waits for the end that no refresh is on its way. What the disk did not take is tried
+    /// once more by them, for all providers.
+    pub(super) fn finish(&mut self) {
+        if self.login.is_busy() || self.login.saving {
             return;
-        }
-        if self.seed.vault.has_unsaved(self.seed.spec.id.as_str()) {
-            if !std::mem::replace(&mut self.login.saved_last, true) {
-                return self.save(ctx);
-            }
-            tracing::error!(provider = %self.seed.spec.id, "new tokens are lost: log in again");
         }
         for waiting in self.login.finished.drain(..) {
             let _ = waiting.send(());
@@ -70,18 +64,18 @@ impl Handler<Saved> for ProviderActor {
             tracing::info!(provider = %self.seed.spec.id, "new tokens are saved now");
         }
         self.save_later(ctx);
-        self.finish(ctx);
+        self.finish();
     }
 }
 
 impl Handler<Finish> for ProviderActor {
     type Result = Response<()>;
 
-    fn handle(&mut self, _: Finish, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, _: Finish, _: &mut Context<Self>) -> Self::Result {
         let (sender, receiver) = oneshot::channel();
         self.login.finishing = true;
         self.login.finished.push(sender);
-        self.finish(ctx);
+        self.finish();
         Response::fut(async move { receiver.await.unwrap_or_default() })
     }
 }
