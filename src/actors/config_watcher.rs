@@ -346,11 +346,14 @@ impl ConfigWatcher {
                 tracing::error!(trigger, %problems, "config refused; the last good one runs on");
             }
             ReloadOutcome::RestartRequired(fields) => {
-                tracing::error!(
+                tracing::warn!(
                     trigger,
                     ?fields,
-                    "config refused: restart ocx to change these fields"
+                    "these fields take effect at the next start, and with them all else in the file"
                 );
+                // The file is a good one: nobody has to mend it.
+                metrics.reload_successful.set(1);
+                return metrics.diverged.set(1);
             }
             ReloadOutcome::PrepareFailed(reason) => {
                 tracing::error!(trigger, reason, "config refused; the last good one runs on");

@@ -195,6 +195,8 @@ impl Handler<ApplyConfig> for ProviderSupervisor {
         if !fixed.is_empty() {
             return Box::pin(actix::fut::ready(Err(ApplyError::RestartRequired(fixed))));
         }
+        // Who comes back has series again, which must not go with those of its former self.
+        self.removed.retain(|(id, _)| !config.providers.contains_key(id));
         let means = Means {
             arbiter: self.arbiter.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -205,13 +207,23 @@ impl Handler<ApplyConfig> for ProviderSupervisor {
         let (wanted, basis) = (Arc::clone(&config), Arc::clone(&running));
         let prepared = async move { prepare(&wanted, &running.providers, &means).await };
         let applied = prepared.into_actor(self).map(move |prepared, this, _| {
-            let prepared = prepared?;
             // What was kept was kept from `basis`; on another one it may be retired by now.
-            if !Arc::ptr_eq(&basis, &this.cell.load()) {
+            let applied = prepared.and_then(|prepared| {
+                if Arc::ptr_eq(&basis, &this.cell.load()) {
+                    return Ok(prepared);
+                }
                 retire_new(&prepared, &basis.providers);
-                return Err(ApplyError::Overtaken);
+                Err(ApplyError::Overtaken)
+            });
+            match applied {
+                Ok(prepared) => Ok(this.commit(config, prepared)),
+                Err(error) => {
+                    let current = this.cell.load();
+                    let never = config.providers.keys().filter(|id| current.provider(id).is_none());
+                    never.for_each(|id| this.metrics.forget_provider(id.as_str()));
+                    Err(error)
+                }
             }
-            Ok(this.commit(config, prepared))
         });
         Box::pin(applied)
     }

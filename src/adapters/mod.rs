@@ -40,6 +40,7 @@ mod wire_request;
 
 pub use frames::{FrameDecoder, JsonDecoder, SseDecoder};
 pub use models::ModelInfo;
+pub use openai_responses::document_usage as responses_usage;
 pub use wire_request::{HeaderText, Method, ResponseHead, WireRequest};
 
 /// Longest event of a stream, and longest document, in bytes.

@@ -18,6 +18,9 @@ pub struct WireRequest {
     pub body: Vec<u8>,
 }
 
+/// Source: w3.org/TR/trace-context.
+const TRACEPARENT: &str = "traceparent";
+
 /// The methods upstreams need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -72,6 +75,15 @@ impl WireRequest {
         let mut request = Self { method: Method::Post, url, headers: Vec::with_capacity(8), body };
         request.set("content-type", HeaderText::Plain("application/json".into()));
         request
+    }
+
+    /// Tells the upstream of the trace that the request belongs to, unless the config has a header of
+    /// its own for that.
+    pub fn trace(&mut self, traceparent: Option<String>) {
+        let taken = self.headers.iter().any(|(name, _)| name == TRACEPARENT);
+        if let Some(traceparent) = traceparent.filter(|_| !taken) {
+            self.set(TRACEPARENT, HeaderText::Plain(traceparent.into()));
+        }
     }
 
     /// A GET.

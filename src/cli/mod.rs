@@ -155,11 +155,15 @@ struct UsageArgs {
     #[arg(long, value_enum, default_value = "provider")]
     by: By,
     /// Only turns from this day on, in this machine's time zone.
-    #[arg(long, value_name = "YYYY-MM-DD")]
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
     since: Option<jiff::civil::Date>,
     /// As JSON.
     #[arg(long)]
     json: bool,
+}
+
+fn day(text: &str) -> Result<jiff::civil::Date, String> {
+    text.parse().map_err(|_| "write a day, such as 2026-11-26".to_owned())
 }
 
 fn host(text: &str) -> Result<IpAddr, String> {

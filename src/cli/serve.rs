@@ -11,7 +11,10 @@ use std::{
 use actix::{Addr, Arbiter};
 use actix_rt::time::sleep;
 use futures_util::future::join_all;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
 
 use super::{EXIT_CONFIG, Serve, logged_out, network, say};
 use crate::{
@@ -28,7 +31,7 @@ use crate::{
 /// What refreshes of tokens have at the end: two calls to a server, and the disk.
 const LAST_REFRESHES: Duration = Duration::from_secs(40);
 /// What the last lines of the usage ledger have at the end.
-const LAST_LINES: Duration = Duration::from_secs(5);
+const LAST_LINES: Duration = Duration::from_secs(2);
 /// How often we look whether those of providers that are gone have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What streams that are told to end have for their terminal event, before actix cuts them.
@@ -239,7 +242,9 @@ fn telemetry(
         Some(max_bytes) => Ledger::open(usage, max_bytes, errors),
         None => Ledger::off(errors),
     };
-    let tracer = spec.otlp.as_ref().map(Tracer::start).transpose();
+    let tracer = spec.otlp.as_ref();
+    let tracer =
+        tracer.map(|collector| Tracer::start(collector, metrics.trace_errors.clone())).transpose();
     let tracer = tracer.map_err(|error| format!("telemetry.otlp: {error}"))?;
     Ok(Telemetry { ledger, tracer, ..Telemetry::of(Arc::clone(metrics)) })
 }
@@ -290,6 +295,9 @@ fn announce(address: SocketAddr, running: &Config, source: Option<&Path>, vault:
             None => "  config     built-in defaults (no file)".to_owned(),
         },
     ];
+    lines.extend(
+        running.telemetry.otlp.as_ref().map(|otlp| format!("  traces     {}", otlp.traces)),
+    );
     lines.extend(running.providers.values().map(|provider| {
         let state = match provider.lacks(&process_env).or_else(|| logged_out(provider, vault)) {
             Some(lacks) => format!("needs {lacks}"),
@@ -307,8 +315,17 @@ fn announce(address: SocketAddr, running: &Config, source: Option<&Path>, vault:
 }
 
 impl Running {
-    /// Runs until a signal ends it.
+    /// Runs until a signal ends it. Whatever way it ends, what turns used is written down.
     pub async fn until_stopped(self) -> ExitCode {
+        let telemetry = Arc::clone(&self.shared.telemetry);
+        let ended = self.stopped().await;
+        if !telemetry.ledger.flush(LAST_LINES) {
+            tracing::warn!("not all usage of the last turns could be written down");
+        }
+        ended
+    }
+
+    async fn stopped(self) -> ExitCode {
         let Self { shared, listening: Listening { server, handle, .. }, watcher, vault, shutdown } =
             self;
         let lifecycle = &shared.lifecycle;
@@ -344,17 +361,14 @@ impl Running {
             () = end_streams => {}
             () = either(&mut terminate, &mut interrupt) => return ExitCode::FAILURE,
         }
-        let ended = tokio::select! {
-            () = finish_refreshes(&shared, &vault) => ExitCode::SUCCESS,
-            () = either(&mut terminate, &mut interrupt) => ExitCode::FAILURE,
+        let last = async {
+            finish_refreshes(&shared, &vault).await;
+            finish_traces(&shared.telemetry).await;
         };
-        if let Some(tracer) = &shared.telemetry.tracer {
-            tracer.finish();
+        tokio::select! {
+            () = last => ExitCode::SUCCESS,
+            () = either(&mut terminate, &mut interrupt) => ExitCode::FAILURE,
         }
-        if !shared.telemetry.ledger.flush(LAST_LINES) {
-            tracing::warn!("not all usage of the last turns could be written down");
-        }
-        ended
     }
 
     /// Runs until it is dropped, for those who have signals of their own.
@@ -383,6 +397,20 @@ async fn finish_refreshes(shared: &Shared, vault: &Vault) {
     if actix_rt::time::timeout(LAST_REFRESHES, finished).await.is_err() {
         tracing::warn!("a refresh of tokens did not end in time");
     }
+}
+
+/// Sends the last traces, from a thread that nobody waits for if another signal comes.
+async fn finish_traces(telemetry: &Arc<Telemetry>) {
+    if telemetry.tracer.is_none() {
+        return;
+    }
+    let (own, (told, sent)) = (Arc::clone(telemetry), oneshot::channel());
+    std::thread::spawn(move || {
+        own.tracer.as_ref().map(Tracer::finish);
+        told.send(())
+    });
+    // Its end is an answer, too.
+    let _ = sent.await;
 }
 
 async fn either(first: &mut Signal, second: &mut Signal) {

@@ -27,7 +27,7 @@ pub(super) fn usage(args: &UsageArgs, home: &Home) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-const HEADINGS: [&str; 10] = [
+const HEADINGS: [&str; 11] = [
     "turns",
     "ok",
     "failed",
@@ -38,11 +38,14 @@ const HEADINGS: [&str; 10] = [
     "reasoning",
     "cost $",
     "missing",
+    "unfinished",
 ];
 
 fn print(report: &Report, by: By) {
     let Some(first) = report.first else {
-        say("No usage yet: a running gateway writes it down, turn by turn.");
+        say(
+            "No usage is written down here. A gateway does so turn by turn, unless its config says no.",
+        );
         return;
     };
     let key = match by {
@@ -50,7 +53,7 @@ fn print(report: &Report, by: By) {
         By::Model => "model",
         By::Day => "day",
     };
-    let rows: Vec<(&str, [String; 10])> = report
+    let rows: Vec<(&str, [String; 11])> = report
         .rows
         .iter()
         .chain([&report.total])
@@ -77,12 +80,9 @@ fn print(report: &Report, by: By) {
     notes(report);
 }
 
-fn cells(row: &Row) -> [String; 10] {
+fn cells(row: &Row) -> [String; 11] {
     let tokens = &row.tokens;
-    let cost = match (row.unpriced, row.cost_usd) {
-        (unpriced, cost) if unpriced > 0 && cost <= 0.0 => "-".to_owned(),
-        (_, cost) => format!("{cost:.4}"),
-    };
+    let cost = row.cost_usd.map_or_else(|| "-".to_owned(), |cost| format!("{cost:.4}"));
     [
         row.turns.to_string(),
         row.ok.to_string(),
@@ -94,6 +94,7 @@ fn cells(row: &Row) -> [String; 10] {
         tokens.reasoning.to_string(),
         cost,
         row.missing.to_string(),
+        row.unfinished.to_string(),
     ]
 }
 
@@ -101,13 +102,10 @@ fn cells(row: &Row) -> [String; 10] {
 fn notes(report: &Report) {
     let total = &report.total;
     for (count, what) in [
-        (total.missing, "turns were answered, but their upstream never told what they used"),
-        (total.unfinished, "turns have no end: they run, or ocx was killed meanwhile"),
-        (
-            total.unpriced,
-            "turns are of models without a price in the config, so cost is without them",
-        ),
-        (report.damaged_lines, "lines of the ledger could not be read"),
+        (total.missing, "missing: what they used was never told, and is in no sum"),
+        (total.unfinished, "unfinished: they run, or were cut off with their process"),
+        (total.unpriced, "without a price in the config: their cost is in no sum"),
+        (report.damaged_lines, "lines that could not be read"),
     ] {
         if count > 0 {
             say(format_args!("{count} {what}."));

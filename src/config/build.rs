@@ -11,6 +11,7 @@ use super::{
     Access, Config, ConfigFile, DataKey, Env, KeySource, Limits, Listen, ProviderFile,
     ProviderSpec, ProxyChoice, Reach, Retries, SecretText, Timeouts, combo,
     reach::is_local,
+    secret::PARTLY_A_REFERENCE,
     spec::{DEFAULT_CONCURRENCY, parse_host},
     telemetry,
 };
@@ -605,6 +606,10 @@ fn headers(
         }
         if !seen.insert(lower.clone()) {
             findings.problem(at, "is written twice, in different cases");
+            continue;
+        }
+        if text.holds_a_reference() {
+            findings.problem(at, PARTLY_A_REFERENCE);
             continue;
         }
         let source = text.source();

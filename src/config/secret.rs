@@ -37,6 +37,19 @@ impl From<&str> for SecretText {
 }
 
 impl SecretText {
+    /// Whether a variable is named in the midst of other text, where nobody puts its value.
+    pub fn holds_a_reference(&self) -> bool {
+        match self.source() {
+            KeySource::Literal(_) => {
+                let text = self.0.trim();
+                let inner = text.split("${").nth(1).and_then(|rest| rest.split_once('}'));
+                !text.starts_with("$$")
+                    && inner.is_some_and(|(name, _)| !name.is_empty() && name.chars().all(is_word))
+            }
+            KeySource::Env(_) | KeySource::None => false,
+        }
+    }
+
     /// Where the secret is to be found.
     pub fn source(&self) -> KeySource {
         let text = self.0.trim();
@@ -58,6 +71,10 @@ impl SecretText {
         }
     }
 }
+
+/// What is wrong with a secret that [`SecretText::holds_a_reference`].
+pub(super) const PARTLY_A_REFERENCE: &str = "`${VAR}` stands for a whole value, not for a part of it: put all of it into \
+     the variable, or begin a literal with `$$`";
 
 fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'

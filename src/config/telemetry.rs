@@ -6,13 +6,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::{Env, SecretText, build::Findings};
+use super::{Env, SecretText, build::Findings, secret::PARTLY_A_REFERENCE};
 use crate::{telemetry::traces::Collector, wire::pointer::escape};
 
 /// Where collectors listen on this machine. Source: opentelemetry.io/docs/specs/otel/protocol/exporter.
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:4318";
 /// The variable that names another one, by the same source.
 const ENDPOINT_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// Where they take traces.
+const PATH: &str = "/v1/traces";
 const DEFAULT_LEDGER_BYTES: u64 = 256 << 20;
 const MIN_LEDGER_BYTES: u64 = 1 << 20;
 
@@ -105,8 +107,11 @@ fn ledger_bytes(file: Option<&LedgerFile>, findings: &mut Findings) -> Option<u6
 fn otlp(file: &OtlpFile, env: &Env<'_>, findings: &mut Findings) -> Option<Collector> {
     let at = "/telemetry/otlp";
     let named = file.endpoint.clone().or_else(|| env(ENDPOINT_VARIABLE));
+    let named = named.filter(|named| !named.trim().is_empty());
     let endpoint = named.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
-    let traces = match Url::parse(&format!("{}/v1/traces", endpoint.trim().trim_end_matches('/'))) {
+    // Some write all of it.
+    let base = endpoint.trim().trim_end_matches('/').trim_end_matches(PATH);
+    let traces = match Url::parse(&format!("{base}{PATH}")) {
         Ok(url)
             if matches!(url.scheme(), "http" | "https")
                 && url.has_host()
@@ -132,6 +137,10 @@ fn otlp(file: &OtlpFile, env: &Env<'_>, findings: &mut Findings) -> Option<Colle
         let at = format!("{at}/headers/{}", escape(name));
         if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
             findings.problem(at, "is no legal header name");
+            continue;
+        }
+        if value.holds_a_reference() {
+            findings.problem(at, PARTLY_A_REFERENCE);
             continue;
         }
         let source = value.source();

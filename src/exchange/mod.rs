@@ -9,9 +9,7 @@ use actix_rt::time::Instant;
 
 use crate::{
     actors::{Lease, LeaseOutcome},
-    adapters::{
-        Adapter, DecodeError, Decoder, Expect, HeaderText, ResponseHead, Step, WireRequest,
-    },
+    adapters::{Adapter, DecodeError, Decoder, Expect, ResponseHead, Step, WireRequest},
     config::Timeouts,
     credentials::{Credential, blot_out},
     error::{ErrorClass, GatewayError},
@@ -59,10 +57,9 @@ pub async fn open(
     let Means { upstream, metrics, trace, .. } = means;
     let (started, asked) = (Instant::now(), trace.now());
     let provider = lease.spec.id.as_str();
-    if let Some(traceparent) = trace.traceparent() {
-        request.set("traceparent", HeaderText::Plain(traceparent.into()));
-    }
+    request.trace(trace.traceparent());
     let head_timeout = if expect.stream { timeouts.head } else { timeouts.whole };
+    let counted = Counted::new(metrics, provider);
     let upstream = upstream.via(&lease.spec.reach);
     let call = upstream.open(request, head_timeout);
     let (opened, asked) = match asked {
@@ -77,7 +74,7 @@ pub async fn open(
         Ok(response) => status_label(response.head.status),
         Err(error) => error.label(),
     };
-    metrics.attempts.with_label_values(&[provider, result]).inc();
+    counted.ended(result);
     let mut response = opened.map_err(|error| {
         unanswered(&lease, &error);
         failed(&lease, error)
@@ -114,6 +111,29 @@ pub async fn open(
         over: false,
         asked,
     })
+}
+
+/// Counts a request by how it ended, also if nobody waits for that any more.
+struct Counted<'m> {
+    metrics: &'m Metrics,
+    provider: &'m str,
+    result: &'static str,
+}
+
+impl<'m> Counted<'m> {
+    fn new(metrics: &'m Metrics, provider: &'m str) -> Self {
+        Self { metrics, provider, result: "cancelled" }
+    }
+
+    fn ended(mut self, result: &'static str) {
+        self.result = result;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.metrics.attempts.with_label_values(&[self.provider, self.result]).inc();
+    }
 }
 
 /// What an exchange is made with and told to.
@@ -313,7 +333,7 @@ impl Exchange {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads the whole answer, whose body may have `limit` bytes.
+    /// Reads the whole answer, whose body may have `limit` bytes; `look` sees the events as they come.
     ///
     /// # Errors
     ///
@@ -322,10 +342,14 @@ impl Exchange {
         &mut self,
         events: &mut Vec<Event>,
         limit: usize,
+        mut look: impl FnMut(&[Event]),
     ) -> Result<(), GatewayError> {
         while !self.over {
+            let known = events.len();
             let next = std::future::poll_fn(|task| self.poll_events(task, events));
-            match actix_rt::time::timeout(LOOK_EVERY, next).await {
+            let read = actix_rt::time::timeout(LOOK_EVERY, next).await;
+            look(events.get(known..).unwrap_or_default());
+            match read {
                 Ok(read) => read?,
                 Err(_) => self.overdue(Instant::now()).map_or(Ok(()), Err)?,
             }

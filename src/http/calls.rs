@@ -14,7 +14,13 @@ use actix_web::{
 };
 use bytes::{Bytes, BytesMut};
 
-use super::{body, failure::HttpFailure, gateway::Gateway, record::CallRecord, stream::AnswerBody};
+use super::{
+    body,
+    failure::HttpFailure,
+    gateway::{Gateway, trace_headers},
+    record::CallRecord,
+    stream::AnswerBody,
+};
 use crate::{
     actors::DispatchError,
     callers::{Call, Delivery, Emit, EmitterSettings, Protocol},
@@ -63,8 +69,8 @@ async fn run(
     mut payload: Payload,
     gateway: &Gateway,
 ) -> HttpResponse {
-    let mut record = gateway.record(protocol.label(), Some(request));
-    let turn = gateway.begin(request, protocol, record.trace().clone());
+    let mut record = gateway.record(protocol.label(), &trace_headers(request));
+    let turn = gateway.begin(request, protocol, &record);
     let begun = async {
         let body = read(request, &mut payload, &turn, gateway).await?;
         record.read();
@@ -124,7 +130,6 @@ pub(super) async fn begin(
         }
         first => first,
     };
-    record.attempted(attempts.made);
     first.map(|answer| (call, answer))
 }
 
@@ -140,7 +145,6 @@ async fn go_through(
     let retries = turn.snapshot.config.retries;
     for (n, route) in (1..).zip(plan) {
         record.routed(route, call.prompt.stream, &turn.snapshot);
-        record.begun();
         let prompt = asked(&call.prompt, route, turn);
         let error = match turn.start(&prompt, route, hold, attempts).await {
             Ok(answer) => {
@@ -229,6 +233,7 @@ fn deliver(
     }
     let mut response = head(&answer, turn, &record, &id);
     record.streaming();
+    record.awaits(answer.waiting);
     response.insert_header(("x-accel-buffering", "no"));
     let lifecycle = Arc::clone(&gateway.shared.lifecycle);
     let limits = &turn.snapshot.config.limits;
@@ -270,7 +275,7 @@ fn document(
     let mut out = BytesMut::new();
     record.token();
     for event in std::mem::take(&mut answer.events) {
-        record.said(&event);
+        record.trace().said(&event);
         if let Err(failure) = emitter.push(event, &mut out) {
             record.untranslatable(&failure);
             return Err(GatewayError::Answer(failure));

@@ -10,8 +10,14 @@ use actix_web::{
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{calls, failure::HttpFailure, gateway::Gateway, record::CallRecord};
+use super::{
+    calls,
+    failure::HttpFailure,
+    gateway::{Gateway, trace_headers},
+    record::CallRecord,
+};
 use crate::{
+    adapters::responses_usage,
     callers::{Call, Protocol, Terminal},
     error::GatewayError,
     exchange::Quota,
@@ -30,8 +36,8 @@ pub async fn compact(
     mut payload: Payload,
     gateway: Data<Gateway>,
 ) -> HttpResponse {
-    let mut record = gateway.record("responses_compact", Some(&request));
-    let turn = gateway.begin(&request, Protocol::Responses, record.trace().clone());
+    let mut record = gateway.record("responses_compact", &trace_headers(&request));
+    let turn = gateway.begin(&request, Protocol::Responses, &record);
     let run = async {
         let body = calls::read(&request, &mut payload, &turn, &gateway).await?;
         record.read();
@@ -57,7 +63,6 @@ async fn answer(
     call.prompt.compaction = false;
     if turn.compacts_natively(&route) {
         record.routed(&route, false, &turn.snapshot);
-        record.begun();
         let prompt = &call.prompt;
         let native = turn
             .fetch(
@@ -69,9 +74,8 @@ async fn answer(
             .await?
             // Every protocol that relays compacts.
             .ok_or(GatewayError::Internal)?;
-        record.attempted(1);
         record.answered(prompt);
-        record.ended(Terminal::Completed, None);
+        record.ended(Terminal::Completed, responses_usage(&native));
         return Ok(native.into());
     }
     let kept = kept_messages(&call.prompt);
@@ -97,6 +101,7 @@ async fn answer(
         Some(FinishReason::Length) => "the token limit cut it",
         _ => "the answer was stopped",
     };
+    record.aborted(usage);
     Err(GatewayError::NoSummary { provider, reason })
 }
 

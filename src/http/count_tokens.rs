@@ -6,7 +6,12 @@ use actix_web::{
 };
 use serde_json::json;
 
-use super::{calls, failure::HttpFailure, gateway::Gateway, record::CallRecord};
+use super::{
+    calls,
+    failure::HttpFailure,
+    gateway::{Gateway, trace_headers},
+    record::CallRecord,
+};
 use crate::{
     callers::{Call, Protocol, Terminal},
     error::GatewayError,
@@ -25,8 +30,8 @@ pub async fn count_tokens(
     mut payload: Payload,
     gateway: Data<Gateway>,
 ) -> HttpResponse {
-    let mut record = gateway.record("count_tokens", Some(&request));
-    let turn = gateway.begin(&request, Protocol::Messages, record.trace().clone());
+    let mut record = gateway.record("count_tokens", &trace_headers(&request)).beside_turns();
+    let turn = gateway.begin(&request, Protocol::Messages, &record);
     let run = async {
         let body = calls::read(&request, &mut payload, &turn, &gateway).await?;
         let call = Protocol::Messages.parse(body)?;
@@ -69,8 +74,7 @@ async fn count(
         Err(GatewayError::Refused { status: 404 | 405 | 501, .. }) => None,
         counted => counted?,
     };
-    record.attempted(1);
-    record.ended(Terminal::Completed, Some(Default::default()));
+    record.ended(Terminal::Completed, None);
     Ok(counted.map_or_else(|| (estimate(prompt), true), |tokens| (tokens, false)))
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +23,7 @@ use crate::{
     config::DataKey,
     credentials::{CallerAuth, CapsuleKey, bearer_token},
     routing::Affinity,
-    telemetry::{Telemetry, TurnTrace},
+    telemetry::{Tally, Telemetry, traces::TraceHeaders},
     turn::Turn,
     upstream::{Network, Upstream},
 };
@@ -106,12 +107,12 @@ impl Gateway {
     ///
     /// Only a Responses client can be logged in to ChatGPT; what a client of another vendor's protocol
     /// calls its key is none of OpenAI's business.
-    pub fn begin(&self, request: &HttpRequest, protocol: Protocol, trace: TurnTrace) -> Turn {
+    pub fn begin(&self, request: &HttpRequest, protocol: Protocol, record: &CallRecord) -> Turn {
         let caller = match protocol {
             Protocol::Responses => self.caller(request),
             Protocol::ChatCompletions | Protocol::Messages => CallerAuth::default(),
         };
-        self.turn(caller, trace)
+        self.turn(caller, Some(record))
     }
 
     /// The caller's own login, without what is ours.
@@ -125,8 +126,9 @@ impl Gateway {
     }
 
     /// Begins a turn of a caller; it pins one snapshot.
-    pub fn turn(&self, caller: CallerAuth, trace: TurnTrace) -> Turn {
+    pub fn turn(&self, caller: CallerAuth, record: Option<&CallRecord>) -> Turn {
         let snapshot = self.shared.cell.load_full();
+        let tally = || Rc::new(Tally::new(Arc::clone(&self.shared.telemetry)));
         Turn {
             caller,
             cell: Arc::clone(&self.shared.cell),
@@ -134,18 +136,23 @@ impl Gateway {
             upstream: self.upstream.clone(),
             metrics: Arc::clone(&self.shared.telemetry.metrics),
             affinity: Arc::clone(&self.shared.affinity),
-            trace,
+            trace: record.map(|record| record.trace().clone()).unwrap_or_default(),
+            tally: record.map_or_else(tally, CallRecord::tally),
             snapshot,
         }
     }
 
-    /// Begins the account of a call, and its trace, which goes on from that of its request.
-    pub fn record(&self, protocol: &'static str, request: Option<&HttpRequest>) -> CallRecord {
+    /// Begins the account of a call, and its trace, which goes on from that of its caller.
+    pub fn record(&self, protocol: &'static str, caller: &TraceHeaders) -> CallRecord {
         let telemetry = &self.shared.telemetry;
-        let header = |name: &str| request?.headers().get(name)?.to_str().ok();
-        let trace = telemetry.tracer.as_ref().map(|tracer| tracer.turn(protocol, header));
+        let trace = telemetry.tracer.as_ref().map(|tracer| tracer.turn(protocol, caller));
         CallRecord::new(protocol, Arc::clone(telemetry), trace.unwrap_or_default())
     }
+}
+
+/// What a request says of the trace that it belongs to.
+pub(super) fn trace_headers(request: &HttpRequest) -> TraceHeaders {
+    TraceHeaders::read(|name| request.headers().get(name)?.to_str().ok())
 }
 
 /// What a request says about where it comes from, read from raw headers only.

@@ -18,12 +18,10 @@ use super::{
 use crate::{
     actors::Snapshot,
     adapters::{DecodeError, ModelInfo, WireRequest, adapter},
-    callers::Protocol,
     codex::catalog::{self, RoutedModel},
     error::GatewayError,
     exchange::{self, Quota},
     registry::AuthMode,
-    telemetry::TurnTrace,
     turn::Turn,
 };
 
@@ -47,7 +45,7 @@ pub async fn list(
     asked: Query<Asked>,
     gateway: Data<Gateway>,
 ) -> Result<HttpResponse, HttpFailure> {
-    let turn = gateway.begin(&request, Protocol::Responses, TurnTrace::default());
+    let turn = gateway.turn(gateway.caller(&request), None);
     let models = offered(&turn.snapshot).await;
     match &asked.client_version {
         None => Ok(HttpResponse::Ok().json(openai_list(&models))),

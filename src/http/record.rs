@@ -1,21 +1,22 @@
 //! The account of one call: counted and logged once, when it is over, however it ends.
 
 use std::{
+    rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use crate::{
-    actors::{DispatchError, Snapshot},
+    actors::Snapshot,
     callers::{Failure, KeepaliveStyle, Terminal},
     error::{BodyError, ErrorClass, GatewayError},
-    model::{Event, Losses, Price, Prompt, Usage},
+    model::{Losses, Price, Prompt, Usage},
     routing::Route,
     telemetry::{
-        Metrics, Telemetry, TurnTrace,
-        ledger::{Ended, TurnId},
+        Metrics, Tally, Telemetry, TurnTrace,
+        ledger::{Ended, model_name},
         metrics::{CallOutcome, Held, Histogram, NO_MODEL, timestamp},
-        traces::{MAX_CONTENT, Outcome, TraceStep},
+        traces::{Outcome, TraceStep},
     },
 };
 use actix_rt::time::Instant;
@@ -35,14 +36,12 @@ pub struct CallRecord {
     first_token: Option<Duration>,
     usage: Option<Usage>,
     losses: Losses,
-    /// Requests that were made.
-    attempts: u32,
-    /// Whether an upstream began to answer.
-    answered: bool,
+    /// Its requests, and what they used as far as its future knew.
+    tally: Rc<Tally>,
+    /// Whether a model is asked: not where tokens are only counted.
+    is_turn: bool,
     /// Whether the upstream's prompt cache should know how the turn begins.
     cache_expected: bool,
-    /// What the ledger calls it, once it goes to an upstream.
-    turn: Option<TurnId>,
     price: Option<Price>,
     error: Option<String>,
     outcome: Option<CallOutcome>,
@@ -52,8 +51,8 @@ pub struct CallRecord {
     trace: TurnTrace,
     /// When its stream began, if that is traced.
     streaming: Option<SystemTime>,
-    /// What was answered, as far as it goes into the trace.
-    said: String,
+    /// From when on its first byte is waited for, if that is traced and it has not come.
+    waiting: Option<SystemTime>,
     /// One up while the call runs, with its provider.
     inflight: Option<Held>,
     /// And while its stream does.
@@ -67,7 +66,6 @@ impl CallRecord {
     /// Begins the account.
     pub fn new(protocol: &'static str, telemetry: Arc<Telemetry>, trace: TurnTrace) -> Self {
         Self {
-            telemetry,
             protocol,
             started: Instant::now(),
             provider: None,
@@ -78,10 +76,9 @@ impl CallRecord {
             first_token: None,
             usage: None,
             losses: Losses::default(),
-            attempts: 0,
-            answered: false,
+            tally: Rc::new(Tally::new(Arc::clone(&telemetry))),
+            is_turn: true,
             cache_expected: false,
-            turn: None,
             price: None,
             error: None,
             outcome: None,
@@ -89,10 +86,23 @@ impl CallRecord {
             snapshot: None,
             trace,
             streaming: None,
-            said: String::new(),
+            waiting: None,
             inflight: None,
             open_stream: None,
+            telemetry,
         }
+    }
+
+    /// Of a call that asks no model anything.
+    #[must_use]
+    pub fn beside_turns(mut self) -> Self {
+        (self.is_turn, self.trace) = (false, TurnTrace::default());
+        self
+    }
+
+    /// What its turn notes requests and usage in.
+    pub fn tally(&self) -> Rc<Tally> {
+        Rc::clone(&self.tally)
     }
 
     /// The caller's part is done: its body is here.
@@ -108,24 +118,17 @@ impl CallRecord {
     /// The call goes to this provider.
     pub fn routed(&mut self, route: &Route, stream: bool, snapshot: &Arc<Snapshot>) {
         self.provider = Some(route.provider.to_string());
-        route.model.as_str().clone_into(&mut self.model);
+        self.model = model_name(route.model.as_str());
         let (metrics, provider) = (self.metrics(), route.provider.as_str());
         let inflight = metrics.inflight.with_label_values(&[provider]);
-        let model_label = metrics.models.label(provider, &self.model);
+        let model_label = metrics.models.label(provider, route.model.as_str());
         self.model_label = model_label;
         self.stream = stream;
         let of_provider = snapshot.provider(&route.provider);
-        self.price = of_provider.and_then(|handle| handle.spec().price(&self.model));
+        self.price = of_provider.and_then(|handle| handle.spec().price(route.model.as_str()));
         self.snapshot = Some(Arc::clone(snapshot));
         // A combo's call goes on to another provider: it is with one at a time.
         self.inflight = Some(Held::up(inflight));
-    }
-
-    /// The call goes to an upstream, which may bill it from now on.
-    pub fn begun(&mut self) {
-        if self.turn.is_none() {
-            self.turn = Some(self.telemetry.ledger.begin(self.provider(), &self.model));
-        }
     }
 
     /// The call's answer is a stream from now on.
@@ -140,19 +143,9 @@ impl CallRecord {
         &self.trace
     }
 
-    /// Keeps what was answered, if it goes into the trace.
-    pub fn said(&mut self, event: &Event) {
-        if let Event::TextDelta(text) = event
-            && self.trace.captures()
-        {
-            let room = MAX_CONTENT.saturating_sub(self.said.len());
-            self.said.extend(text.chars().take(room / 4));
-        }
-    }
-
-    /// So many requests were made so far.
-    pub fn attempted(&mut self, attempts: u32) {
-        self.attempts = attempts;
+    /// Nothing of the answer has come yet.
+    pub fn awaits(&mut self, waiting: Option<SystemTime>) {
+        self.waiting = waiting;
     }
 
     /// The upstream answered this.
@@ -160,7 +153,6 @@ impl CallRecord {
         let cache = &self.telemetry.prompt_cache;
         self.cache_expected =
             cache.expects(self.provider(), &self.model, prompt, std::time::Instant::now());
-        self.answered = true;
     }
 
     /// A stage of the translation could not carry this.
@@ -183,10 +175,16 @@ impl CallRecord {
         if self.first_token.is_none() {
             let waited = self.started.elapsed();
             self.first_token = Some(waited);
+            self.end_waiting(None);
             let labels = [self.provider(), &*self.model_label];
             let first = self.metrics().time_to_first_token.with_label_values(&labels);
             first.observe(waited.as_secs_f64());
         }
+    }
+
+    fn end_waiting(&mut self, error: Option<&str>) {
+        let (from, attempt) = (self.waiting.take(), Some(self.tally.requests()));
+        self.trace.step(TraceStep { name: "first_byte", from, to: None, attempt, error });
     }
 
     /// The caller got a sign of life.
@@ -236,7 +234,7 @@ impl CallRecord {
     fn count_tokens(&self, took: Duration) {
         let (metrics, provider, model) = (self.metrics(), self.provider(), &*self.model_label);
         let Some(usage) = self.usage else {
-            if self.answered {
+            if self.tally.is_open() {
                 let completed = matches!(self.termination, Some("completed" | "incomplete"));
                 let end = if completed { "completed" } else { "cut" };
                 metrics.usage_missing.with_label_values(&[provider, end]).inc();
@@ -258,9 +256,7 @@ impl CallRecord {
             ("output", usage.output),
             ("reasoning", usage.reasoning),
         ] {
-            if count > 0 {
-                metrics.tokens.with_label_values(&[provider, model, kind]).inc_by(count);
-            }
+            metrics.tokens.with_label_values(&[provider, model, kind]).inc_by(count);
         }
         if let (true, Some(first), Some(later)) = (
             self.stream && self.outcome == Some(CallOutcome::Ok),
@@ -276,21 +272,20 @@ impl CallRecord {
 
     fn end_trace(&self, outcome: &str) {
         let error = Some(outcome).filter(|outcome| !matches!(*outcome, "ok" | "incomplete"));
-        let (from, attempt) = (self.streaming, Some(self.attempts));
+        let (from, attempt) = (self.streaming, Some(self.tally.requests()));
         self.trace.step(TraceStep { name: "stream", from, to: None, attempt, error });
         self.trace.finish(&Outcome {
             provider: self.provider(),
             model: &self.model,
-            attempts: self.attempts,
+            attempts: self.tally.requests(),
             error,
             usage: self.usage,
-            said: &self.said,
         });
     }
 
     /// Tells the ledger, if the call went to an upstream.
     fn write_down(&self, outcome: &str, took: Duration) {
-        let Some(turn) = &self.turn else { return };
+        let Some(turn) = self.tally.turn() else { return };
         self.telemetry.ledger.end(Ended {
             id: turn.clone(),
             at: timestamp(SystemTime::now()),
@@ -298,9 +293,9 @@ impl CallRecord {
             provider: self.provider().to_owned(),
             model: self.model.clone(),
             outcome: outcome.to_owned(),
-            answered: self.answered,
+            missing: self.usage.is_none() && self.tally.is_open(),
             stream: self.stream,
-            attempts: self.attempts,
+            attempts: self.tally.requests(),
             duration_ms: millis(took),
             usage: self.usage.map(Into::into),
             cost_usd: self.price.zip(self.usage).map(|(price, usage)| price.of(&usage)),
@@ -312,13 +307,8 @@ impl CallRecord {
         if self.outcome.is_some() {
             return;
         }
-        let rejected = match error {
-            GatewayError::Dispatch(DispatchError::Saturated(_)) => Some("over_limit"),
-            GatewayError::Body(BodyError::TooLarge(_)) => Some("too_large"),
-            _ => None,
-        };
-        if let Some(reason) = rejected {
-            self.metrics().rejected.with_label_values(&[reason]).inc();
+        if let GatewayError::Body(BodyError::TooLarge(_)) = error {
+            self.metrics().rejected.with_label_values(&["too_large"]).inc();
         }
         let class = error.class();
         self.outcome = Some(class.outcome());
@@ -346,12 +336,17 @@ impl CallRecord {
 
 impl Drop for CallRecord {
     fn drop(&mut self) {
+        // Of an answer that was given up before its future had told anybody.
+        self.usage = self.usage.or(self.tally.usage());
+        let outcome = self.outcome.unwrap_or(CallOutcome::ClientCancelled);
+        self.end_waiting(Some(outcome.label()));
         let (metrics, took) = (self.metrics(), self.started.elapsed());
-        let (provider, outcome) =
-            (self.provider(), self.outcome.unwrap_or(CallOutcome::ClientCancelled));
-        let labels = [provider, &*self.model_label, outcome.class()];
-        metrics.model_requests.with_label_values(&labels).inc();
-        self.count_tokens(took);
+        let provider = self.provider();
+        if self.is_turn {
+            let labels = [provider, &*self.model_label, outcome.class()];
+            metrics.model_requests.with_label_values(&labels).inc();
+            self.count_tokens(took);
+        }
         let outcome = outcome.label();
         metrics.requests.with_label_values(&[self.protocol, provider, outcome]).inc();
         let stream = if self.stream { "true" } else { "false" };
@@ -361,7 +356,7 @@ impl Drop for CallRecord {
             let reason = self.termination.unwrap_or("client_gone");
             metrics.terminations.with_label_values(&[self.protocol, reason]).inc();
         }
-        if let Some(otel) = &metrics.otel {
+        if let Some(otel) = metrics.otel.as_ref().filter(|_| self.is_turn) {
             let error = if matches!(outcome, "ok" | "incomplete") { "" } else { outcome };
             let labels = [provider, &*self.model_label];
             otel.turn(labels, error, took, self.first_token, self.usage);
@@ -380,7 +375,7 @@ impl Drop for CallRecord {
             first_token_ms = self.first_token.map(millis),
             input_tokens = usage.input,
             output_tokens = usage.output,
-            attempts = self.attempts,
+            attempts = self.tally.requests(),
             losses = %self.losses,
             generation = self.snapshot.as_ref().map(|snapshot| snapshot.generation),
             error = self.error,

@@ -138,6 +138,8 @@ impl AnswerBody {
         self.events.clear();
         self.out.truncate(self.whole);
         self.record.failed(&GatewayError::Internal);
+        let usage = catch_unwind(AssertUnwindSafe(|| self.emitter.usage())).ok().flatten();
+        self.record.aborted(usage);
         let failure = GatewayError::Internal.failure();
         let told = catch_unwind(AssertUnwindSafe(|| self.emitter.fail(&failure, &mut self.out)));
         if told.is_err() {
@@ -150,7 +152,7 @@ impl AnswerBody {
         for event in events.drain(..) {
             if is_token(&event) {
                 self.record.token();
-                self.record.said(&event);
+                self.record.trace().said(&event);
             }
             if let Err(failure) = self.emitter.push(event, &mut self.out) {
                 self.record.untranslatable(&failure);

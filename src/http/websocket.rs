@@ -20,11 +20,18 @@ use futures_util::future::{Either, poll_fn, select};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{calls, failure::plain, gateway::Gateway, routes::wrong_method, stream::AnswerBody};
+use super::{
+    calls,
+    failure::plain,
+    gateway::{Gateway, trace_headers},
+    routes::wrong_method,
+    stream::AnswerBody,
+};
 use crate::{
     callers::{ParseError, Protocol},
     credentials::CallerAuth,
     error::{BodyError, GatewayError},
+    telemetry::traces::TraceHeaders,
     wire::{
         json::{Edit, Str, edit_object},
         sse::SseParser,
@@ -59,7 +66,8 @@ pub async fn open(request: HttpRequest, payload: Payload, gateway: Data<Gateway>
                 .max_frame_size(limit)
                 .aggregate_continuations()
                 .max_continuation_size(limit);
-            let connection = Connection { gateway, caller, session, last: None, limit };
+            let trace = trace_headers(&request);
+            let connection = Connection { gateway, caller, trace, session, last: None, limit };
             actix_rt::spawn(connection.serve(messages));
             response
         }
@@ -70,6 +78,8 @@ pub async fn open(request: HttpRequest, payload: Payload, gateway: Data<Gateway>
 struct Connection {
     gateway: Data<Gateway>,
     caller: CallerAuth,
+    /// The trace that the upgrade belonged to, and so all turns.
+    trace: TraceHeaders,
     session: Session,
     /// The last answer that was completed.
     last: Option<Remembered>,
@@ -193,8 +203,8 @@ impl Connection {
         if create.generate == Some(false) {
             return self.warm_up(items).await;
         }
-        let mut record = self.gateway.record("responses_websocket", None);
-        let turn = self.gateway.turn(self.caller.clone(), record.trace().clone());
+        let mut record = self.gateway.record("responses_websocket", &self.trace);
+        let turn = self.gateway.turn(self.caller.clone(), Some(&record));
         let begun = async {
             if self.gateway.shared.lifecycle.is_draining() {
                 return Err(GatewayError::ShuttingDown);

@@ -38,6 +38,11 @@ pub fn init(format: LogFormat) -> WorkerGuard {
     let _ = DROPPED.set(writer.error_counter());
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
+    // It would write down headers as they are, the collector's key among them.
+    let filter = ["ureq=info", "ureq_proto=info"]
+        .into_iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive);
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(writer)

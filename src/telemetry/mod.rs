@@ -4,6 +4,7 @@ pub mod ledger;
 pub mod logging;
 pub mod metrics;
 mod prompt_cache;
+mod tally;
 pub mod traces;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 pub use ledger::Ledger;
 pub use metrics::Metrics;
 pub use prompt_cache::PromptCache;
+pub use tally::Tally;
 pub use traces::{Tracer, TurnTrace};
 
 /// Where turns are told of.

@@ -7,9 +7,10 @@
 //! turn. `tracestate` stays here: it is between the caller and its vendor.
 
 use std::{
+    borrow::Cow,
+    cell::RefCell,
     collections::HashMap,
     fmt,
-    io::Read as _,
     rc::Rc,
     time::{Duration, SystemTime},
 };
@@ -25,10 +26,16 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
 };
-use secrecy::{ExposeSecret as _, SecretString};
+use prometheus::IntCounter;
+use secrecy::SecretString;
 use url::Url;
 
-use crate::model::{AssistantPart, Message, Part, Prompt};
+use crate::model::{Event, Prompt, Usage};
+
+mod content;
+mod sender;
+
+use sender::Sender;
 
 /// Spans that may wait to be sent; those beyond are dropped.
 const QUEUE: usize = 8_192;
@@ -36,8 +43,6 @@ const QUEUE: usize = 8_192;
 const SEND_EVERY: Duration = Duration::from_secs(2);
 /// How long a collector may take.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is read of a collector's answer, in bytes.
-const MAX_ANSWER: u64 = 64 << 10;
 /// How much of a question or an answer goes into a trace, in bytes.
 pub const MAX_CONTENT: usize = 32 << 10;
 
@@ -62,19 +67,17 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Begins to send to a collector, from a thread of its own; it need not be there.
+    /// Begins to send to a collector, from a thread of its own; it need not be there. `lost` counts
+    /// batches that did not arrive.
     ///
     /// # Errors
     ///
     /// When that cannot be set up, in words.
-    pub fn start(collector: &Collector) -> Result<Self, String> {
-        let headers = collector.headers.iter();
-        let headers = headers.map(|(name, value)| (name.clone(), value.expose_secret().to_owned()));
+    pub fn start(collector: &Collector, lost: IntCounter) -> Result<Self, String> {
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Http::new())
+            .with_http_client(Sender::new(collector, lost))
             .with_endpoint(collector.traces.as_str())
-            .with_headers(headers.collect())
             .with_timeout(SEND_TIMEOUT)
             .build()
             .map_err(|error| error.to_string())?;
@@ -99,16 +102,9 @@ impl Tracer {
         Ok(Self { provider, tracer, capture_content: collector.capture_content })
     }
 
-    /// Begins the trace of a turn; `header` reads those of its request.
-    pub fn turn<'h>(
-        &self,
-        protocol: &'static str,
-        header: impl Fn(&str) -> Option<&'h str>,
-    ) -> TurnTrace {
-        let parent = TraceContextPropagator::new().extract_with_context(
-            &Context::new(),
-            &Headers(["traceparent", "tracestate"].map(|name| (name, header(name)))),
-        );
+    /// Begins the trace of a turn.
+    pub fn turn(&self, protocol: &'static str, caller: &TraceHeaders) -> TurnTrace {
+        let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), caller);
         let span = self
             .tracer
             .span_builder("turn")
@@ -121,7 +117,7 @@ impl Tracer {
         TurnTrace(Some(Rc::new(Traced {
             context: parent.with_span(span),
             tracer: self.tracer.clone(),
-            capture_content: self.capture_content,
+            said: self.capture_content.then(RefCell::default),
         })))
     }
 
@@ -140,7 +136,16 @@ pub struct TurnTrace(Option<Rc<Traced>>);
 struct Traced {
     context: Context,
     tracer: SdkTracer,
-    capture_content: bool,
+    /// What was answered, where that is captured.
+    said: Option<RefCell<Said>>,
+}
+
+/// The beginning of an answer.
+#[derive(Default)]
+struct Said {
+    text: String,
+    /// Something did not fit: nothing more is taken, so that there are no holes.
+    full: bool,
 }
 
 /// What a turn did for a while.
@@ -170,9 +175,7 @@ pub struct Outcome<'o> {
     /// The outcome as metrics have it, unless all went well.
     pub error: Option<&'o str>,
     /// Tokens, where they were told.
-    pub usage: Option<crate::model::Usage>,
-    /// What was answered, where that is captured.
-    pub said: &'o str,
+    pub usage: Option<Usage>,
 }
 
 impl TurnTrace {
@@ -223,21 +226,54 @@ impl TurnTrace {
         told.remove("traceparent")
     }
 
-    /// Whether questions and answers go into the trace.
-    pub fn captures(&self) -> bool {
-        self.recording().is_some_and(|traced| traced.capture_content)
+    /// Puts a question into the trace, if they are captured: of a long conversation the newest messages.
+    pub fn asked(&self, prompt: &Prompt) {
+        let Some(traced) = self.recording().filter(|traced| traced.said.is_some()) else { return };
+        let span = traced.context.span();
+        let (mut room, mut newest) = (MAX_CONTENT, Vec::new());
+        for message in prompt.messages.iter().rev() {
+            let told = content::message(message).to_string();
+            match room.checked_sub(told.len()) {
+                Some(left) => room = left,
+                None if newest.is_empty() => {
+                    newest.push(content::beginning(message, MAX_CONTENT).to_string());
+                    break;
+                }
+                None => break,
+            }
+            newest.push(told);
+        }
+        newest.reverse();
+        let system = content::text(bounded(&prompt.system.join("\n"), MAX_CONTENT));
+        let left_out = prompt.messages.len() - newest.len();
+        span.set_attributes([
+            KeyValue::new("gen_ai.system_instructions", format!("[{system}]")),
+            KeyValue::new("gen_ai.input.messages", format!("[{}]", newest.join(","))),
+            KeyValue::new(
+                "ocx.input.messages_left_out",
+                i64::try_from(left_out).unwrap_or(i64::MAX),
+            ),
+        ]);
     }
 
-    /// Puts a question into the trace, if they are captured.
-    pub fn asked(&self, prompt: &Prompt) {
-        let Some(traced) = self.recording().filter(|traced| traced.capture_content) else { return };
-        let span = traced.context.span();
-        let system: Vec<_> = prompt.system.iter().map(|text| text_part(text)).collect();
-        for (name, told) in [
-            ("gen_ai.system_instructions", serde_json::Value::from(system)),
-            ("gen_ai.input.messages", prompt.messages.iter().map(message).collect()),
-        ] {
-            span.set_attribute(KeyValue::new(name, bounded(&told.to_string()).to_owned()));
+    /// Keeps what is answered, if that is captured.
+    pub fn said(&self, event: &Event) {
+        let Some(said) = self.recording().and_then(|traced| traced.said.as_ref()) else { return };
+        let text = match event {
+            Event::TextDelta(text) => Cow::Borrowed(text.as_str()),
+            Event::Verbatim(frame) if frame.kind == "response.output_text.delta" => {
+                match content::delta(&frame.data) {
+                    Some(text) => text,
+                    None => return,
+                }
+            }
+            _ => return,
+        };
+        let mut said = said.borrow_mut();
+        if !said.full {
+            let fits = bounded(&text, MAX_CONTENT - said.text.len());
+            said.full = fits.len() < text.len();
+            said.text.push_str(fits);
         }
     }
 
@@ -260,10 +296,9 @@ impl TurnTrace {
                 set(name, i64::try_from(count).unwrap_or(i64::MAX).into());
             }
         }
-        if !outcome.said.is_empty() {
-            let said =
-                serde_json::json!([{"role": "assistant", "parts": [text_part(outcome.said)]}]);
-            set("gen_ai.output.messages", said.to_string().into());
+        let said = traced.said.as_ref().map(RefCell::take).unwrap_or_default();
+        if !said.text.is_empty() {
+            set("gen_ai.output.messages", content::answer(&said.text).to_string().into());
         }
         if let Some(error) = outcome.error {
             set("error.type", error.to_owned().into());
@@ -279,100 +314,32 @@ impl fmt::Debug for TurnTrace {
     }
 }
 
-fn text_part(text: &str) -> serde_json::Value {
-    serde_json::json!({"type": "text", "content": text})
-}
-
-/// A message in the form of the semantic conventions; pictures without their bytes.
-fn message(message: &Message) -> serde_json::Value {
-    let parts = |parts: &[Part]| -> Vec<serde_json::Value> {
-        let of = |part: &Part| match part {
-            Part::Text(text) => text_part(text),
-            Part::Image(_) => serde_json::json!({"type": "image"}),
-        };
-        parts.iter().map(of).collect()
-    };
-    let (role, parts) = match message {
-        Message::User(said) => ("user", parts(said)),
-        Message::Developer(said) => ("system", parts(said)),
-        Message::Assistant(said) => ("assistant", said.iter().map(assistant_part).collect()),
-        Message::ToolResult(result) => {
-            let told: String = result
-                .content
-                .iter()
-                .filter_map(|part| match part {
-                    Part::Text(text) => Some(text.as_str()),
-                    Part::Image(_) => None,
-                })
-                .collect();
-            let part = serde_json::json!({"type": "tool_call_response", "id": result.call_id,
-                "response": told});
-            ("tool", vec![part])
-        }
-    };
-    serde_json::json!({"role": role, "parts": parts})
-}
-
-fn assistant_part(part: &AssistantPart) -> serde_json::Value {
-    match part {
-        AssistantPart::Text(text) => text_part(text),
-        AssistantPart::Reasoning { text, .. } => {
-            serde_json::json!({"type": "reasoning", "content": text})
-        }
-        AssistantPart::Call(call) => serde_json::json!({"type": "tool_call", "id": call.call_id,
-            "name": call.name.wire(), "arguments": call.arguments}),
-    }
-}
-
-/// The beginning of a text, of at most [`MAX_CONTENT`] bytes.
-fn bounded(text: &str) -> &str {
-    let mut end = text.len().min(MAX_CONTENT);
+/// The beginning of a text, of at most `limit` bytes.
+fn bounded(text: &str, limit: usize) -> &str {
+    let mut end = text.len().min(limit);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     &text[..end]
 }
 
-/// Headers that carry trace context.
-struct Headers<'h>([(&'static str, Option<&'h str>); 2]);
+/// The headers of a caller that tell of its trace.
+#[derive(Clone, Debug, Default)]
+pub struct TraceHeaders([(&'static str, Option<String>); 2]);
 
-impl Extractor for Headers<'_> {
+impl TraceHeaders {
+    /// Reads them.
+    pub fn read<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Self {
+        Self(["traceparent", "tracestate"].map(|name| (name, header(name).map(str::to_owned))))
+    }
+}
+
+impl Extractor for TraceHeaders {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(name, _)| *name == key)?.1
+        self.0.iter().find(|(name, _)| *name == key)?.1.as_deref()
     }
 
     fn keys(&self) -> Vec<&str> {
         self.0.iter().map(|(name, _)| *name).collect()
-    }
-}
-
-/// A client that blocks: spans are sent from a thread that does nothing else.
-#[derive(Debug)]
-struct Http(ureq::Agent);
-
-impl Http {
-    fn new() -> Self {
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(SEND_TIMEOUT))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .user_agent(concat!("opencodex/", env!("CARGO_PKG_VERSION")))
-            .build();
-        Self(config.into())
-    }
-}
-
-#[async_trait::async_trait]
-impl opentelemetry_http::HttpClient for Http {
-    async fn send_bytes(
-        &self,
-        request: http::Request<bytes::Bytes>,
-    ) -> Result<http::Response<bytes::Bytes>, opentelemetry_http::HttpError> {
-        let (head, body) = request.into_parts();
-        let response = self.0.run(http::Request::from_parts(head, body.to_vec()))?;
-        let (head, body) = response.into_parts();
-        let mut answer = Vec::new();
-        body.into_reader().take(MAX_ANSWER).read_to_end(&mut answer)?;
-        Ok(http::Response::from_parts(head, answer.into()))
     }
 }

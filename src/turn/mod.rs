@@ -1,6 +1,10 @@
 //! One call in progress: route, dispatch, encode, exchange, and what may be tried again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use actix_rt::time::{Instant, sleep, timeout};
 
@@ -19,7 +23,7 @@ use crate::{
     model::{Event, Losses, Prompt},
     registry::AdapterKind,
     routing::{self, Affinity, Route},
-    telemetry::{Metrics, TurnTrace, traces::TraceStep},
+    telemetry::{Metrics, Tally, TurnTrace, traces::TraceStep},
     upstream::Upstream,
 };
 
@@ -42,6 +46,8 @@ pub struct Turn {
     pub affinity: Arc<Affinity>,
     /// What is traced of it.
     pub trace: TurnTrace,
+    /// Its requests, and what they used.
+    pub tally: Rc<Tally>,
 }
 
 /// An answer that has begun.
@@ -60,6 +66,8 @@ pub struct Answer {
     pub attempts: u32,
     /// Whether its frames pass through.
     pub relays: bool,
+    /// From when on its first byte is waited for, if that is traced and it has not come.
+    pub waiting: Option<SystemTime>,
 }
 
 impl Turn {
@@ -129,6 +137,10 @@ impl Turn {
                 }
                 Err(failed) => failed,
             };
+            let refused = matches!(failed.error, GatewayError::Refused { .. });
+            if refused || !retry::may_be_billed(&failed.error) {
+                self.tally.used_nothing();
+            }
             if attempts.made >= MAX_ATTEMPTS {
                 return Err(credentials.told(failed.error));
             }
@@ -214,9 +226,19 @@ impl Turn {
             let Some(request) = build(adapter, &target(&lease, route, &sealer)) else {
                 return Ok(None);
             };
+            let mut request = request?;
+            request.trace(self.trace.traceparent());
+            if quota == Quota::Calls {
+                self.tally.sent(route.provider.as_str(), route.model.as_str());
+            }
             let upstream = &self.upstream;
             let fetched =
-                exchange::fetch(upstream, &lease, adapter, request?, quota, timeout, limit).await;
+                exchange::fetch(upstream, &lease, adapter, request, quota, timeout, limit).await;
+            if matches!(&fetched, Err(error) if matches!(error, GatewayError::Refused { .. })
+                || !retry::may_be_billed(error))
+            {
+                self.tally.used_nothing();
+            }
             match (fetched, lease.token()) {
                 // A token can end before its time.
                 (Err(error @ GatewayError::Refused { status: 401, .. }), Some(token))
@@ -258,6 +280,9 @@ impl Turn {
         let error = lease.as_ref().err().map(|error| error.class().outcome().label());
         let attempt = Some(attempts.made + 1);
         self.trace.step(TraceStep { name: "acquire", from, to: None, attempt, error });
+        if let Err(GatewayError::Dispatch(DispatchError::Saturated(_))) = &lease {
+            self.metrics.rejected.with_label_values(&["over_limit"]).inc();
+        }
         let lease = lease?;
         attempts.made += 1;
         let (token, keys) = (lease.token(), lease.keys());
@@ -302,6 +327,7 @@ impl Turn {
             let overhead = self.metrics.overhead.with_label_values(&["request"]);
             overhead.observe(began.elapsed().as_secs_f64());
         }
+        self.tally.sent(route.provider.as_str(), route.model.as_str());
         let means = Means {
             upstream: &self.upstream,
             metrics: &self.metrics,
@@ -311,14 +337,23 @@ impl Turn {
         let opened = exchange::open(means, adapter, lease, encoded.request, expect, timeouts);
         // Boxed: an awc request is large, and most of a call waits elsewhere.
         let mut exchange = Box::pin(opened).await?;
-        let (mut events, mut error) = (Vec::new(), None);
+        let (mut events, mut error, mut waiting) = (Vec::new(), None, None);
         if prompt.stream {
             let first = std::future::poll_fn(|task| exchange.poll_events(task, &mut events));
             let first = timeout(hold, first).await;
-            let failed = matches!(first, Ok(Err(_))).then_some("upstream_error");
-            means.first_byte(exchange.asked(), failed);
+            match &first {
+                // It goes on.
+                Err(_) => waiting = exchange.asked(),
+                Ok(came) => {
+                    let failed = came.as_ref().err().map(|error| error.class().outcome().label());
+                    means.first_byte(exchange.asked(), failed);
+                }
+            }
             match first {
-                Ok(Err(early)) if !tells_anything(&events) => return Err(early),
+                Ok(Err(early)) if !tells_anything(&events) => {
+                    self.tally.told(&events);
+                    return Err(early);
+                }
                 Ok(Err(late)) => error = Some(late),
                 // Silence is met with signs of life, in the stream.
                 Ok(Ok(())) | Err(_) => {}
@@ -327,9 +362,10 @@ impl Turn {
             means.first_byte(exchange.asked(), None);
             // Framing and escapes around the text that may be held.
             let limit = self.snapshot.config.limits.max_retained.saturating_mul(4);
-            exchange.collect(&mut events, limit).await?;
+            let collected = exchange.collect(&mut events, limit, |events| self.tally.told(events));
+            collected.await?;
         }
-        Ok(Answer { exchange, events, error, losses, sealer, attempts: 1, relays })
+        Ok(Answer { exchange, events, error, losses, sealer, attempts: 1, relays, waiting })
     }
 }
 

@@ -66,7 +66,8 @@ async fn no_summary_is_an_error_and_never_an_empty_history() {
 
 #[actix::test]
 async fn a_provider_that_compacts_does_it_itself() {
-    let output = json!({"output": [{"type": "compaction", "encrypted_content": "gAAA"}]});
+    let output = json!({"output": [{"type": "compaction", "encrypted_content": "gAAA"}],
+        "usage": {"input_tokens": 90, "output_tokens": 7}});
     let answered = output.clone();
     let upstream = Upstream::start(move |asked| match asked.line.as_str() {
         "POST /v1/responses/compact HTTP/1.1" => Reply::json(200, &answered),
@@ -76,6 +77,12 @@ async fn a_provider_that_compacts_does_it_itself() {
     provider["nativeCompaction"] = true.into();
     let app = App::start(&json!({"providers": {"up": provider}})).await;
     assert_eq!(compact(&app, "up/m").await.json(), output);
+    let tokens = |kind: &str| {
+        let labels = format!("{{model=\"m\",provider=\"up\",type=\"{kind}\"}}");
+        app.metric(&format!("ocx_tokens_total{labels}"))
+    };
+    assert_eq!((tokens("input"), tokens("output")), (90.0, 7.0));
+    assert_eq!(app.metric("ocx_usage_missing_total"), 0.0);
     let sent = upstream.asked()[0].json();
     assert_eq!((sent.get("stream"), &sent["model"]), (None, &json!("m")));
     assert_eq!(sent["input"].as_array().map(Vec::len), Some(4));

@@ -152,3 +152,82 @@ async fn opentelemetrys_names_are_there_if_wanted() {
         assert_eq!(told.parse::<f64>().unwrap(), value, "{name}");
     }
 }
+
+/// What the ledger of a gateway says of a provider.
+fn usage(app: &App) -> ocx::telemetry::ledger::Row {
+    assert!(app.shared.telemetry.ledger.flush(std::time::Duration::from_secs(5)));
+    let by = ocx::telemetry::ledger::By::Provider;
+    let dir = app.config.parent().unwrap().join("usage");
+    ocx::telemetry::ledger::read(&dir, by, None).unwrap().total
+}
+
+#[actix::test]
+async fn a_call_that_is_left_before_anything_came_is_missing_and_one_that_was_refused_is_not() {
+    let upstream = Upstream::start(|asked| match asked.json()["model"].as_str() {
+        Some("hangs") => Reply(vec![crate::support::upstream::Step::AwaitClose]),
+        _ => Reply::json(400, &json!({"error": {"message": "no"}})),
+    });
+    let app = App::start(&json!({"providers": {"p": provider(&upstream.base_url())}})).await;
+    for (n, stream) in [(1, true), (2, false)] {
+        let body = json!({"model": "p/hangs", "input": "x", "stream": stream}).to_string();
+        let line = "POST /v1/responses";
+        let sent = crate::app::request(app.address, line, &[crate::app::JSON], body.as_bytes());
+        let mut socket = tokio::net::TcpStream::connect(app.address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut socket, &sent).await.unwrap();
+        while upstream.asked().len() < n {
+            actix_rt::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        drop(socket);
+        while app.metric("ocx_inflight_requests") > 0.0 {
+            actix_rt::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(app.ask("p/refused").await.status, 400);
+    let attempts = |result: &str| {
+        let labels = format!("{{provider=\"p\",result=\"{result}\"}}");
+        app.metric(&format!("ocx_upstream_attempts_total{labels}"))
+    };
+    assert_eq!((attempts("cancelled"), attempts("refused")), (2.0, 1.0));
+    assert_eq!(app.metric("ocx_usage_missing_total{end=\"cut\",provider=\"p\"}"), 2.0);
+    let row = usage(&app);
+    assert_eq!((row.turns, row.cancelled, row.failed, row.missing), (3, 2, 1, 2));
+}
+
+#[actix::test]
+async fn what_was_never_sent_is_in_no_ledger_and_what_only_counts_is_no_turn() {
+    let upstream = Upstream::start(|_| Reply::json(404, &json!({})));
+    let mut keyless = provider(&upstream.base_url());
+    keyless["authMode"] = "key".into();
+    let anthropic = json!({"adapter": "openai-chat", "baseUrl": upstream.base_url(),
+        "authMode": "local", "liveModels": false});
+    let config = json!({"providers": {"keyless": keyless, "counts": anthropic}});
+    let app = App::start(&config).await;
+    for _ in 0..3 {
+        assert_eq!(app.ask("keyless/m").await.status, 400);
+    }
+    let question = json!({"model": "counts/m", "messages": [{"role": "user", "content": "x"}]});
+    let path = "POST /v1/messages/count_tokens";
+    let counted = app.send(path, &[crate::app::JSON], question.to_string().as_bytes()).await;
+    assert_eq!(counted.status, 200, "{}", counted.text());
+    assert_eq!(usage(&app).turns, 0);
+    assert_eq!(app.metric("ocx_requests_total{outcome=\"ok\",protocol=\"count_tokens\""), 1.0);
+    assert_eq!(app.metric("ocx_model_requests_total{class=\"ok\""), 0.0);
+}
+
+#[actix::test]
+async fn usage_of_a_summary_that_is_refused_is_counted_all_the_same() {
+    let upstream = Upstream::start(|_| {
+        let answer = json!({"id": "c", "object": "chat.completion", "created": 1, "model": "m",
+            "choices": [{"index": 0, "finish_reason": "length",
+                "message": {"role": "assistant", "content": "half a summ"}}],
+            "usage": {"prompt_tokens": 1000, "completion_tokens": 5, "total_tokens": 1005}});
+        Reply::json(200, &answer)
+    });
+    let app = App::start(&json!({"providers": {"p": provider(&upstream.base_url())}})).await;
+    let question = json!({"model": "p/m", "input": [{"role": "user", "content": "x"}]});
+    let path = "POST /v1/responses/compact";
+    let answer = app.send(path, &[crate::app::JSON], question.to_string().as_bytes()).await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    let row = usage(&app);
+    assert_eq!((row.failed, row.missing, row.tokens.input), (1, 0, 1000));
+}

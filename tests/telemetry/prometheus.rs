@@ -125,7 +125,7 @@ fn expressions(dashboard: &Value) -> Vec<(String, String)> {
 /// What an alert compares: it has data also while the alert does not fire.
 fn compared(expression: &str) -> Vec<String> {
     let comparison = Regex::new(r" (==|<|>) (\d)").unwrap();
-    let splits = Regex::new(r"\s(?:and|unless)\s").unwrap();
+    let splits = Regex::new(r"\s(?:and|unless|or)\s(?:on \([^)]*\)\s)?").unwrap();
     let offset = Regex::new(r" offset \w+").unwrap();
     let parts = splits.split(expression);
     let told = |part: &str| {

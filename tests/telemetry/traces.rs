@@ -215,7 +215,8 @@ fn questions_and_answers_are_in_traces_only_where_that_is_asked_for() {
     assert_eq!(asked[0]["parts"][0]["content"], "a question nobody else may read");
     let said = read("gen_ai.output.messages");
     assert_eq!(said[0]["parts"][0]["content"], "an answer nobody else may read");
-    assert_eq!(told["gen_ai.system_instructions"].len(), 32 << 10, "bounded");
+    let rules = read("gen_ai.system_instructions")[0]["content"].as_str().unwrap().len();
+    assert_eq!(rules, 32 << 10, "bounded, and JSON all the same");
 }
 
 #[test]
@@ -226,6 +227,10 @@ fn a_collector_that_is_not_there_costs_no_call() {
     for _ in 0..20 {
         assert_eq!(caller.ask("p/m").0, 200);
     }
+    let told = || ocx.metric("ocx_trace_export_errors_total") > 0.0;
+    eventually("the lost traces are counted", Duration::from_secs(20), told);
+    let log = std::fs::read_to_string(ocx.config.with_file_name("ocx.log")).unwrap();
+    assert_eq!(log.matches("the collector takes no traces").count(), 1, "{log}");
     // And without any, upstreams are told nothing.
     let untraced = json!({"providers": {"p": provider("openai-chat", &model.base_url())}});
     let plain = Ocx::serve(&scratch("traces-off"), &untraced);

@@ -174,10 +174,14 @@ async fn f30_what_does_not_check_changes_nothing() {
     fs::write(&path, config("v1").replacen('{', "{\"port\":1,\"workers\":3,", 1)).unwrap();
     assert_eq!(ask().await, ReloadOutcome::RestartRequired(vec!["port", "workers"]));
     assert!(Arc::ptr_eq(&before, &bench.cell.load_full()), "not even the pointer moved");
-    assert_eq!((bench.metrics.diverged.get(), bench.metrics.reload_successful.get()), (1, 0));
+    let told = || (bench.metrics.diverged.get(), bench.metrics.reload_successful.get());
+    assert_eq!(told(), (1, 1), "the file is good, and a start would take it");
+    fs::write(&path, "{").unwrap();
+    assert!(matches!(ask().await, ReloadOutcome::Refused(_)));
+    assert_eq!(told(), (1, 0));
     fs::write(&path, config("v0")).unwrap();
     assert_eq!(ask().await, ReloadOutcome::Unchanged);
-    assert_eq!((bench.metrics.diverged.get(), bench.metrics.reload_successful.get()), (0, 1));
+    assert_eq!(told(), (0, 1));
 }
 
 #[actix::test]

@@ -124,8 +124,11 @@ impl ProviderActor {
     /// What the provider had before we were started.
     pub(super) fn recall(&mut self) {
         let kept = kept(&self.kept_at(), &self.seed.spec);
+        let spec = &self.seed.spec;
+        // Of a list that is not asked for it does not matter how old it is.
+        let asks = spec.live_models && !spec.disabled;
         if let Some((list, at)) = &kept {
-            self.publish(list, Some(*at));
+            self.publish(list, Some(*at).filter(|_| asks));
         } else {
             self.publish(&configured(&self.seed.spec), None);
         }
@@ -139,7 +142,9 @@ impl ProviderActor {
             return;
         }
         let (metrics, provider) = (&self.seed.metrics, self.seed.spec.id.as_str());
-        metrics.models.offer(provider, list.iter().map(|model| model.id.as_str()));
+        let priced = self.seed.spec.prices.keys().filter(|name| *name != "*");
+        let names = list.iter().map(|model| &model.id).chain(priced);
+        metrics.models.offer(provider, names.map(String::as_str));
         let length = i64::try_from(list.len()).unwrap_or(i64::MAX);
         metrics.model_list_length.with_label_values(&[provider]).set(length);
         if let Some(at) = fetched {

@@ -16,6 +16,8 @@ pub(super) mod request;
 mod stream;
 mod translate;
 
+pub use stream::document_usage;
+
 /// The adapter.
 pub(super) struct OpenAiResponses;
 

@@ -79,6 +79,12 @@ impl From<&WireUsage> for Usage {
     }
 }
 
+/// What a whole document of the Responses API tells of tokens.
+pub fn document_usage(document: &[u8]) -> Option<Usage> {
+    let peek: ResponsePeek = serde_json::from_slice(document).ok()?;
+    peek.usage.0.as_ref().map(Usage::from)
+}
+
 impl Relay {
     pub fn new(stream: bool) -> Self {
         Self { stream }

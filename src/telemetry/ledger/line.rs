@@ -58,8 +58,8 @@ pub struct Ended {
     pub model: String,
     /// The label of `ocx_requests_total`.
     pub outcome: String,
-    /// Whether an upstream began to answer.
-    pub answered: bool,
+    /// Whether an upstream may have used tokens that it never told of.
+    pub missing: bool,
     /// Whether the answer was a stream.
     pub stream: bool,
     /// Requests that were made.
@@ -119,7 +119,7 @@ impl Tokens {
 }
 
 /// A model's name, cut where it is absurdly long.
-pub(super) fn model_name(model: &str) -> String {
+pub fn model_name(model: &str) -> String {
     match model.char_indices().nth(MAX_MODEL) {
         Some((end, _)) => format!("{}…", &model[..end]),
         None => model.to_owned(),

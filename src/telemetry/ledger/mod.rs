@@ -12,7 +12,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use prometheus::IntCounter;
@@ -24,11 +24,13 @@ mod line;
 mod report;
 
 use file::LedgerFile;
-pub use line::{Began, Ended, Line, Tokens, TurnId};
+pub use line::{Began, Ended, Line, Tokens, TurnId, model_name};
 pub use report::{By, Report, Row, read};
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 16_384;
+/// How often is tried whether the queue has room, at the end.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Lines written at once.
 const BATCH: usize = 512;
 
@@ -44,8 +46,8 @@ pub struct Ledger {
 #[derive(Debug)]
 enum Job {
     Line(Box<Line>),
-    /// Everything before is to be written; then tell.
-    Flush(SyncSender<()>),
+    /// Everything before is to be written; then tell whether it is.
+    Flush(SyncSender<bool>),
 }
 
 impl Ledger {
@@ -83,15 +85,14 @@ impl Ledger {
                 id: id.clone(),
                 at: timestamp(SystemTime::now()),
                 provider: provider.to_owned(),
-                model: line::model_name(model),
+                model: model_name(model),
             }));
         }
         id
     }
 
     /// A turn is over.
-    pub fn end(&self, mut ended: Ended) {
-        ended.model = line::model_name(&ended.model);
+    pub fn end(&self, ended: Ended) {
         self.write(Line::Ended(ended));
     }
 
@@ -106,8 +107,15 @@ impl Ledger {
     /// Waits until everything so far is written, at most so long; whether it is.
     pub fn flush(&self, patience: Duration) -> bool {
         let Some(writer) = &self.writer else { return true };
-        let (told, heard) = sync_channel(1);
-        writer.try_send(Job::Flush(told)).is_ok() && heard.recv_timeout(patience).is_ok()
+        let (until, (told, heard)) = (Instant::now() + patience, sync_channel(1));
+        // The queue may be full just now.
+        while writer.try_send(Job::Flush(told.clone())).is_err() {
+            if Instant::now() >= until {
+                return false;
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        heard.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or(false)
     }
 }
 
@@ -144,7 +152,7 @@ fn write(jobs: &Receiver<Job>, mut file: LedgerFile, errors: &IntCounter) {
             }
         }
         for told in waiting {
-            let _ = told.send(());
+            let _ = told.send(!failing);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
 use serde::Serialize;
 
 use super::{
@@ -61,11 +61,11 @@ pub struct Row {
     /// Tokens, as upstreams counted them.
     #[serde(flatten)]
     pub tokens: Tokens,
-    /// What they cost, in US dollars, where the config has a price.
-    pub cost_usd: f64,
+    /// What they cost, in US dollars; nothing if the config has a price of none of them.
+    pub cost_usd: Option<f64>,
     /// Turns whose tokens have no price.
     pub unpriced: u64,
-    /// Turns that an upstream answered without ever telling its usage.
+    /// Turns that an upstream was asked, and never told what they used: it is in no sum.
     pub missing: u64,
     /// Turns without an end: they run, or were cut off with their process.
     pub unfinished: u64,
@@ -126,12 +126,10 @@ impl Sums {
     }
 
     fn began(&mut self, began: Began) {
-        self.first.get_or_insert(began.at);
         self.open.insert(began.id.clone(), began);
     }
 
     fn ended(&mut self, ended: &Ended) {
-        self.first.get_or_insert(ended.at);
         self.open.remove(&ended.id);
         let Some(row) = self.row(&ended.provider, &ended.model, ended.at) else { return };
         row.turns += 1;
@@ -143,17 +141,22 @@ impl Sums {
         match (&ended.usage, ended.cost_usd) {
             (Some(tokens), cost) => {
                 row.tokens.add(tokens);
-                row.cost_usd += cost.unwrap_or(0.0);
+                row.cost_usd = plus(row.cost_usd, cost);
                 row.unpriced += u64::from(cost.is_none());
             }
-            (None, _) => row.missing += u64::from(ended.answered),
+            (None, _) => row.missing += u64::from(ended.missing),
         }
     }
 
-    /// The row of a turn, unless it was too early.
+    /// The row of a turn, unless it was too early, or at no time that there is.
     fn row(&mut self, provider: &str, model: &str, at: f64) -> Option<&mut Row> {
-        let day = Timestamp::from_duration(jiff::SignedDuration::from_secs_f64(at)).ok()?;
-        let day = day.to_zoned(self.zone.clone()).date();
+        let time = SignedDuration::try_from_secs_f64(at).and_then(Timestamp::from_duration);
+        let Ok(time) = time else {
+            self.damaged += 1;
+            return None;
+        };
+        self.first.get_or_insert(at);
+        let day = time.to_zoned(self.zone.clone()).date();
         if self.since.is_some_and(|since| day < since) {
             return None;
         }
@@ -178,13 +181,21 @@ impl Sums {
     }
 }
 
+/// A sum to which some have nothing to add.
+fn plus(sum: Option<f64>, more: Option<f64>) -> Option<f64> {
+    match (sum, more) {
+        (Some(sum), Some(more)) => Some(sum + more),
+        (sum, more) => sum.or(more),
+    }
+}
+
 fn sum(mut total: Row, row: &Row) -> Row {
     total.turns += row.turns;
     total.ok += row.ok;
     total.cancelled += row.cancelled;
     total.failed += row.failed;
     total.tokens.add(&row.tokens);
-    total.cost_usd += row.cost_usd;
+    total.cost_usd = plus(total.cost_usd, row.cost_usd);
     total.unpriced += row.unpriced;
     total.missing += row.missing;
     total.unfinished += row.unfinished;

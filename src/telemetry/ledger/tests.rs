@@ -16,7 +16,7 @@ fn ended(id: TurnId, outcome: &str, usage: Option<Tokens>) -> Ended {
         provider: "p".to_owned(),
         model: "m".to_owned(),
         outcome: outcome.to_owned(),
-        answered: true,
+        missing: usage.is_none(),
         stream: true,
         attempts: 1,
         duration_ms: 12,
@@ -49,7 +49,7 @@ fn what_was_written_is_summed_over_processes_and_what_never_ended_is_told() {
     assert_eq!((row.turns, row.ok, row.cancelled, row.failed), (8, 4, 2, 2));
     assert_eq!((row.missing, row.unfinished, row.unpriced), (2, 2, 0));
     assert_eq!((row.tokens.input, row.tokens.cached_input, row.tokens.output), (60, 24, 30));
-    assert!((row.cost_usd - 1.5).abs() < 1e-9);
+    assert!((row.cost_usd.unwrap() - 1.5).abs() < 1e-9);
     assert_eq!(Row { key: "p/m".to_owned(), ..report.total.clone() }, *row);
     let late = read(dir.path(), By::Day, Some(jiff::civil::date(2030, 1, 1))).unwrap();
     assert_eq!(late.total.turns, 0, "all of it was before");
@@ -90,7 +90,7 @@ fn a_place_that_cannot_be_written_is_counted_and_holds_up_nobody() {
     let ledger = Ledger::open(no_directory, 1 << 20, errors.clone());
     let id = ledger.begin("p", "m");
     ledger.end(ended(id, "ok", None));
-    assert!(ledger.flush(A_WHILE));
+    assert!(!ledger.flush(A_WHILE), "nothing is written");
     assert_eq!(errors.get(), 2);
 }
 
@@ -101,4 +101,28 @@ fn a_ledger_that_is_off_keeps_nothing() {
     ledger.end(ended(id, "ok", None));
     assert!(ledger.flush(A_WHILE));
     assert_eq!(ledger.errors.get(), 0);
+}
+
+#[test]
+fn lines_that_are_odd_cost_nothing_but_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(dir.path().to_owned(), 1 << 20, counter());
+    for at in [1e300, -1e300, 1e12, 1_790_000_000.0] {
+        let id = ledger.begin("p", "m");
+        ledger.end(Ended { at, ..ended(id, "ok", None) });
+    }
+    assert!(ledger.flush(A_WHILE));
+    let report = sums(dir.path());
+    assert_eq!((report.total.turns, report.damaged_lines), (1, 3));
+}
+
+#[test]
+fn a_directory_that_can_only_be_read_is_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("turns.jsonl"), "{}\n").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    assert_eq!(sums(dir.path()).damaged_lines, 1);
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(!dir.path().join("lock").exists(), "reading makes no files");
 }

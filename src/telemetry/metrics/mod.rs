@@ -155,6 +155,9 @@ declare! {
     /// Lines of the usage ledger that could not be written.
     ledger_errors: IntCounter = "ocx_ledger_write_errors_total" [];
 
+    /// Batches of traces that a collector did not take.
+    trace_errors: IntCounter = "ocx_trace_export_errors_total" [];
+
     /// 1 if the last reload of the config was taken.
     reload_successful: IntGauge = "ocx_config_last_reload_successful" [];
     /// When the last reload was taken, seconds since 1970.
@@ -190,6 +193,9 @@ impl Metrics {
         for style in ["typed", "comment"] {
             metrics.keepalives.with_label_values(&[style]);
         }
+        for actor in ["config_watcher", "provider_supervisor"] {
+            metrics.actor_restarts.with_label_values(&[actor, "panic"]);
+        }
         for result in RELOAD_RESULTS {
             metrics.reloads.with_label_values(&["watch", result]);
         }
@@ -216,6 +222,9 @@ impl Metrics {
             counter.with_label_values(&[provider]);
         }
         self.actor_restarts.with_label_values(&[provider, "panic"]);
+        for result in ["ok", "error"] {
+            self.model_fetches.with_label_values(&[provider, result]);
+        }
         if has_accounts {
             for result in REFRESH_RESULTS {
                 self.credential_refreshes.with_label_values(&[provider, result]);
@@ -236,12 +245,15 @@ impl Metrics {
 
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> Vec<u8> {
-        for (provider, fetched) in &*self.lists() {
+        // One scrape at a time: two would count the same lines twice.
+        let lists = self.lists();
+        for (provider, fetched) in &*lists {
             let age = fetched.elapsed().unwrap_or(Duration::ZERO);
             self.model_list_age.with_label_values(&[provider]).set(age.as_secs_f64());
         }
         let dropped = logging::dropped_lines().saturating_sub(self.log_dropped.get());
         self.log_dropped.inc_by(dropped);
+        drop(lists);
         let mut text = Vec::with_capacity(16 << 10);
         // Writing into memory cannot fail.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
