@@ -4,7 +4,7 @@
 //! then one pointer is swapped. If any of them does not come up, nothing has changed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -60,6 +60,8 @@ pub struct ProviderSupervisor {
     /// Providers that left the config, with the last generation that had them: its streams may
     /// still count something.
     removed: Vec<(ProviderId, Weak<Snapshot>)>,
+    /// Providers of a config that is being prepared.
+    coming: HashSet<ProviderId>,
 }
 
 /// Makes a new config the one that runs.
@@ -127,6 +129,7 @@ impl ProviderSupervisor {
             network: start.network.clone(),
             former: Vec::new(),
             removed: Vec::new(),
+            coming: HashSet::new(),
         }
     }
 
@@ -160,6 +163,9 @@ impl ProviderSupervisor {
         self.former.retain(|snapshot| snapshot.strong_count() > 0);
         let (current, metrics) = (self.cell.load(), &self.metrics);
         self.removed.retain(|(id, last)| {
+            if self.coming.contains(id) {
+                return true;
+            }
             let drained = last.strong_count() == 0;
             if drained && current.provider(id).is_none() {
                 metrics.forget_provider(id.as_str());
@@ -183,6 +189,7 @@ impl Supervised for ProviderSupervisor {
     fn restarting(&mut self, _: &mut Self::Context) {
         self.former = Vec::new();
         self.removed = Vec::new();
+        self.coming = HashSet::new();
     }
 }
 
@@ -196,7 +203,7 @@ impl Handler<ApplyConfig> for ProviderSupervisor {
             return Box::pin(actix::fut::ready(Err(ApplyError::RestartRequired(fixed))));
         }
         // Who comes back has series again, which must not go with those of its former self.
-        self.removed.retain(|(id, _)| !config.providers.contains_key(id));
+        self.coming = config.providers.keys().cloned().collect();
         let means = Means {
             arbiter: self.arbiter.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -215,8 +222,12 @@ impl Handler<ApplyConfig> for ProviderSupervisor {
                 retire_new(&prepared, &basis.providers);
                 Err(ApplyError::Overtaken)
             });
+            this.coming.clear();
             match applied {
-                Ok(prepared) => Ok(this.commit(config, prepared)),
+                Ok(prepared) => {
+                    this.removed.retain(|(id, _)| !config.providers.contains_key(id));
+                    Ok(this.commit(config, prepared))
+                }
                 Err(error) => {
                     let current = this.cell.load();
                     let never = config.providers.keys().filter(|id| current.provider(id).is_none());
@@ -327,7 +338,7 @@ fn start(spec: &Arc<ProviderSpec>, config: &Config, means: &Means) -> ProviderHa
         vault: vault.clone(),
     };
     let (seed, id, counted) = (Arc::new(seed), spec.id.clone(), Arc::clone(metrics));
-    let retirement = Arc::clone(&seed.retirement);
+    let (retirement, own) = (Arc::clone(&seed.retirement), Arc::clone(&seed.retirement));
     let addr = Guardian::start_in_arbiter(
         arbiter,
         MAILBOX,
@@ -350,5 +361,5 @@ fn start(spec: &Arc<ProviderSpec>, config: &Config, means: &Means) -> ProviderHa
             }
         },
     );
-    ProviderHandle::new(Arc::clone(spec), addr, metrics)
+    ProviderHandle::new(Arc::clone(spec), addr, own, metrics)
 }

@@ -387,15 +387,15 @@ async fn finish_refreshes(shared: &Shared, vault: &Vault) {
         while vault.flights() > 0 {
             sleep(LOOK_EVERY).await;
         }
-        // Also of providers that are gone from the config.
-        let last = vault.clone();
-        let saved = tokio::task::spawn_blocking(move || last.save_all()).await;
-        if !saved.is_ok_and(|saved| saved) {
-            tracing::error!("new tokens are lost: log in again");
-        }
     };
     if actix_rt::time::timeout(LAST_REFRESHES, finished).await.is_err() {
         tracing::warn!("a refresh of tokens did not end in time");
+    }
+    // Also of providers that are gone from the config.
+    let last = vault.clone();
+    let saved = tokio::task::spawn_blocking(move || last.save_all()).await;
+    if !saved.is_ok_and(|saved| saved) {
+        tracing::error!("new tokens are lost: log in again");
     }
 }
 

@@ -6,12 +6,7 @@ use actix_web::{
 };
 use serde_json::json;
 
-use super::{
-    calls,
-    failure::HttpFailure,
-    gateway::{Gateway, trace_headers},
-    record::CallRecord,
-};
+use super::{calls, failure::HttpFailure, gateway::Gateway, record::CallRecord};
 use crate::{
     callers::{Call, Protocol, Terminal},
     error::GatewayError,
@@ -30,7 +25,7 @@ pub async fn count_tokens(
     mut payload: Payload,
     gateway: Data<Gateway>,
 ) -> HttpResponse {
-    let mut record = gateway.record("count_tokens", &trace_headers(&request)).beside_turns();
+    let mut record = gateway.record_beside_turns("count_tokens");
     let turn = gateway.begin(&request, Protocol::Messages, &record);
     let run = async {
         let body = calls::read(&request, &mut payload, &turn, &gateway).await?;

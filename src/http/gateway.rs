@@ -148,6 +148,11 @@ impl Gateway {
         let trace = telemetry.tracer.as_ref().map(|tracer| tracer.turn(protocol, caller));
         CallRecord::new(protocol, Arc::clone(telemetry), trace.unwrap_or_default())
     }
+
+    /// Begins the account of a call that asks no model anything.
+    pub fn record_beside_turns(&self, protocol: &'static str) -> CallRecord {
+        CallRecord::beside_turns(protocol, Arc::clone(&self.shared.telemetry))
+    }
 }
 
 /// What a request says of the trace that it belongs to.

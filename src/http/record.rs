@@ -94,10 +94,10 @@ impl CallRecord {
     }
 
     /// Of a call that asks no model anything.
-    #[must_use]
-    pub fn beside_turns(mut self) -> Self {
-        (self.is_turn, self.trace) = (false, TurnTrace::default());
-        self
+    pub fn beside_turns(protocol: &'static str, telemetry: Arc<Telemetry>) -> Self {
+        let mut record = Self::new(protocol, telemetry, TurnTrace::default());
+        record.is_turn = false;
+        record
     }
 
     /// What its turn notes requests and usage in.
@@ -271,7 +271,7 @@ impl CallRecord {
     }
 
     fn end_trace(&self, outcome: &str) {
-        let error = Some(outcome).filter(|outcome| !matches!(*outcome, "ok" | "incomplete"));
+        let error = failure(outcome);
         let (from, attempt) = (self.streaming, Some(self.tally.requests()));
         self.trace.step(TraceStep { name: "stream", from, to: None, attempt, error });
         self.trace.finish(&Outcome {
@@ -339,7 +339,7 @@ impl Drop for CallRecord {
         // Of an answer that was given up before its future had told anybody.
         self.usage = self.usage.or(self.tally.usage());
         let outcome = self.outcome.unwrap_or(CallOutcome::ClientCancelled);
-        self.end_waiting(Some(outcome.label()));
+        self.end_waiting(failure(outcome.label()));
         let (metrics, took) = (self.metrics(), self.started.elapsed());
         let provider = self.provider();
         if self.is_turn {
@@ -357,7 +357,7 @@ impl Drop for CallRecord {
             metrics.terminations.with_label_values(&[self.protocol, reason]).inc();
         }
         if let Some(otel) = metrics.otel.as_ref().filter(|_| self.is_turn) {
-            let error = if matches!(outcome, "ok" | "incomplete") { "" } else { outcome };
+            let error = failure(outcome).unwrap_or_default();
             let labels = [provider, &*self.model_label];
             otel.turn(labels, error, took, self.first_token, self.usage);
         }
@@ -402,6 +402,11 @@ impl Overhead {
         let histogram = if first { &self.first } else { &self.later };
         histogram.observe(time.as_secs_f64());
     }
+}
+
+/// The outcome, if it is a failure.
+fn failure(outcome: &str) -> Option<&str> {
+    Some(outcome).filter(|outcome| !matches!(*outcome, "ok" | "incomplete"))
 }
 
 fn millis(duration: Duration) -> u64 {

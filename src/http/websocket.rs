@@ -221,6 +221,7 @@ impl Connection {
         };
         let emitter = calls::emitter(Protocol::Responses, call, &answer, &turn);
         record.streaming();
+        record.awaits(answer.waiting);
         let lifecycle = Arc::clone(&self.gateway.shared.lifecycle);
         let limits = &turn.snapshot.config.limits;
         let body = AnswerBody::new(answer, emitter, limits, lifecycle, record);

@@ -1,13 +1,21 @@
 //! Structured logs on stderr, through tracing. A thread of its own writes them: a terminal or pipe
 //! that nobody reads must not hold up calls.
 
-use std::{panic::PanicHookInfo, sync::OnceLock};
+use std::{
+    io::{self, Write},
+    panic::PanicHookInfo,
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// Lines that may wait to be written; those beyond are dropped, and counted.
 const QUEUE: usize = 16_384;
+/// For so long lines are gathered after some were written.
+const GATHER: Duration = Duration::from_millis(1);
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
@@ -34,7 +42,7 @@ pub fn init(format: LogFormat) -> WorkerGuard {
         .buffered_lines_limit(QUEUE)
         .lossy(true)
         .thread_name("ocx-log")
-        .finish(std::io::stderr());
+        .finish(Gathering { lines: Vec::new(), to: std::io::stderr() });
     let _ = DROPPED.set(writer.error_counter());
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
@@ -58,6 +66,29 @@ pub fn init(format: LogFormat) -> WorkerGuard {
         std::panic::set_hook(Box::new(log_panic));
     }
     guard
+}
+
+/// Writes lines together that come within a moment. While the thread that writes sleeps, nobody spends
+/// a system call on waking it.
+struct Gathering<W> {
+    lines: Vec<u8>,
+    to: W,
+}
+
+impl<W: Write> Write for Gathering<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.lines.extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    /// Called when no line waits.
+    fn flush(&mut self) -> io::Result<()> {
+        let written = self.to.write_all(&self.lines);
+        // What cannot be written now cannot be later either; there is no other place to say so.
+        self.lines.clear();
+        thread::sleep(GATHER);
+        written
+    }
 }
 
 fn log_panic(info: &PanicHookInfo<'_>) {

@@ -13,8 +13,8 @@ use crate::model::{Event, Usage};
 pub struct Tally {
     telemetry: Arc<Telemetry>,
     requests: Cell<u32>,
-    /// Whether the last request may have used tokens that nobody told of yet.
-    open: Cell<bool>,
+    /// Requests that may have used tokens.
+    open: Cell<u32>,
     usage: Cell<Option<Usage>>,
     /// What the ledger calls the turn, once something was sent.
     turn: OnceCell<TurnId>,
@@ -26,7 +26,7 @@ impl Tally {
         Self {
             telemetry,
             requests: Cell::new(0),
-            open: Cell::new(false),
+            open: Cell::new(0),
             usage: Cell::new(None),
             turn: OnceCell::new(),
         }
@@ -35,13 +35,13 @@ impl Tally {
     /// A request goes out, which may be billed from now on.
     pub fn sent(&self, provider: &str, model: &str) {
         self.requests.set(self.requests.get() + 1);
-        self.open.set(true);
+        self.open.set(self.open.get() + 1);
         self.turn.get_or_init(|| self.telemetry.ledger.begin(provider, model));
     }
 
     /// The last request was refused, or did not arrive: it used nothing.
     pub fn used_nothing(&self) {
-        self.open.set(false);
+        self.open.set(self.open.get().saturating_sub(1));
     }
 
     /// Takes from events what they tell of usage.
@@ -58,9 +58,9 @@ impl Tally {
         self.requests.get()
     }
 
-    /// Whether tokens may have been used that nobody told of.
+    /// Whether any of them may have used tokens.
     pub fn is_open(&self) -> bool {
-        self.open.get()
+        self.open.get() > 0
     }
 
     /// What was told.

@@ -129,7 +129,7 @@ impl Turn {
         }
         let mut credentials = Credentials::default();
         loop {
-            let started = Instant::now();
+            let (started, sent) = (Instant::now(), self.tally.requests());
             let failed = match self.attempt(prompt, route, hold, attempts).await {
                 Ok(mut answer) => {
                     answer.attempts = attempts.made;
@@ -138,7 +138,8 @@ impl Turn {
                 Err(failed) => failed,
             };
             let refused = matches!(failed.error, GatewayError::Refused { .. });
-            if refused || !retry::may_be_billed(&failed.error) {
+            let was_sent = self.tally.requests() > sent;
+            if was_sent && (refused || !retry::may_be_billed(&failed.error)) {
                 self.tally.used_nothing();
             }
             if attempts.made >= MAX_ATTEMPTS {
@@ -192,15 +193,19 @@ impl Turn {
     async fn lease(&self, route: &Route, forced: bool) -> Result<Lease, GatewayError> {
         let failed = || DispatchError::Failed(route.provider.to_string());
         let provider = self.snapshot.provider(&route.provider).ok_or_else(failed)?;
-        match provider.dispatch(self.caller.clone(), forced).await {
+        let lease = match provider.dispatch(self.caller.clone(), forced).await {
             // The actor is gone: perhaps a newer generation has another.
             Err(DispatchError::Failed(_)) => {
                 let newest = self.cell.load_full();
                 let provider = newest.provider(&route.provider).ok_or_else(failed)?;
-                Ok(provider.dispatch(self.caller.clone(), forced).await?)
+                provider.dispatch(self.caller.clone(), forced).await
             }
-            lease => Ok(lease?),
+            lease => lease,
+        };
+        if let Err(DispatchError::Saturated(_)) = &lease {
+            self.metrics.rejected.with_label_values(&["over_limit"]).inc();
         }
+        Ok(lease?)
     }
 
     /// Sends one request that the provider's protocol has beside calls, and reads its whole answer;
@@ -234,8 +239,9 @@ impl Turn {
             let upstream = &self.upstream;
             let fetched =
                 exchange::fetch(upstream, &lease, adapter, request, quota, timeout, limit).await;
-            if matches!(&fetched, Err(error) if matches!(error, GatewayError::Refused { .. })
-                || !retry::may_be_billed(error))
+            let refused = |error: &GatewayError| matches!(error, GatewayError::Refused { .. });
+            if quota == Quota::Calls
+                && fetched.as_ref().is_err_and(|e| refused(e) || !retry::may_be_billed(e))
             {
                 self.tally.used_nothing();
             }
@@ -280,9 +286,6 @@ impl Turn {
         let error = lease.as_ref().err().map(|error| error.class().outcome().label());
         let attempt = Some(attempts.made + 1);
         self.trace.step(TraceStep { name: "acquire", from, to: None, attempt, error });
-        if let Err(GatewayError::Dispatch(DispatchError::Saturated(_))) = &lease {
-            self.metrics.rejected.with_label_values(&["over_limit"]).inc();
-        }
         let lease = lease?;
         attempts.made += 1;
         let (token, keys) = (lease.token(), lease.keys());
@@ -341,6 +344,8 @@ impl Turn {
         if prompt.stream {
             let first = std::future::poll_fn(|task| exchange.poll_events(task, &mut events));
             let first = timeout(hold, first).await;
+            // The caller may leave before anybody looks at them.
+            self.tally.told(&events);
             match &first {
                 // It goes on.
                 Err(_) => waiting = exchange.asked(),
@@ -350,10 +355,7 @@ impl Turn {
                 }
             }
             match first {
-                Ok(Err(early)) if !tells_anything(&events) => {
-                    self.tally.told(&events);
-                    return Err(early);
-                }
+                Ok(Err(early)) if !tells_anything(&events) => return Err(early),
                 Ok(Err(late)) => error = Some(late),
                 // Silence is met with signs of life, in the stream.
                 Ok(Ok(())) | Err(_) => {}

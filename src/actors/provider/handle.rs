@@ -5,7 +5,8 @@ use std::sync::Arc;
 use actix::{Addr, MailboxError};
 
 use super::{
-    Describe, DispatchError, Lease, MAILBOX, ProviderActor, ProviderStatus, Retire, RetryBudget,
+    Describe, DispatchError, Lease, MAILBOX, ProviderActor, ProviderStatus, Retire, Retirement,
+    RetryBudget,
     letter::Letter,
     messages::{Dispatch, Drill, Finish, ListModels, Renew},
 };
@@ -25,6 +26,7 @@ pub struct ProviderHandle {
     spec: Arc<ProviderSpec>,
     retries: Arc<RetryBudget>,
     mailbox: Arc<Mailbox>,
+    retirement: Arc<Retirement>,
     // Not cloned per request: every clone would widen the mailbox by one (actix#329).
     addr: Addr<ProviderActor>,
 }
@@ -39,6 +41,7 @@ impl ProviderHandle {
     pub(in crate::actors) fn new(
         spec: Arc<ProviderSpec>,
         addr: Addr<ProviderActor>,
+        retirement: Arc<Retirement>,
         metrics: &Metrics,
     ) -> Self {
         let actor = [spec.id.as_str()];
@@ -49,7 +52,7 @@ impl ProviderHandle {
             waiting: metrics.mailbox_depth.with_label_values(&actor),
             rejected: metrics.mailbox_rejected.with_label_values(&actor),
         });
-        Self { spec, retries: Arc::default(), mailbox, addr }
+        Self { spec, retries: Arc::default(), mailbox, retirement, addr }
     }
 
     /// For the next snapshot.
@@ -58,6 +61,7 @@ impl ProviderHandle {
             spec: Arc::clone(&self.spec),
             retries: Arc::clone(&self.retries),
             mailbox: Arc::clone(&self.mailbox),
+            retirement: Arc::clone(&self.retirement),
             addr: self.addr.clone(),
         }
     }
@@ -140,7 +144,9 @@ impl ProviderHandle {
     }
 
     pub(in crate::actors) fn retire(&self, drain: std::time::Duration) {
-        self.addr.do_send(Retire { drain });
+        // At once: the actor may be stuck, and must not tell the metrics of itself when it is not any more.
+        self.retirement.begin(drain);
+        self.addr.do_send(Retire);
     }
 
     /// Makes the actor panic: a drill for tests of supervision. Nothing in the program calls it.

@@ -46,10 +46,7 @@ pub(in crate::actors) struct Describe;
 /// use it; it stops when the last of them is over, or at the end of the drain time.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(in crate::actors) struct Retire {
-    /// How long running streams may go on.
-    pub drain: Duration,
-}
+pub(in crate::actors) struct Retire;
 
 /// Panics, to prove that nobody else notices.
 #[derive(Debug, Message)]

@@ -168,6 +168,10 @@ impl Actor for ProviderActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
+        if self.seed.retirement.is_retired() {
+            // Before it began.
+            return;
+        }
         let (metrics, id) = (&self.seed.metrics, self.seed.spec.id.as_str());
         metrics.actor_up.with_label_values(&[id]).set(1);
         self.publish_state();
@@ -200,8 +204,7 @@ impl Handler<Describe> for ProviderActor {
 impl Handler<Retire> for ProviderActor {
     type Result = ();
 
-    fn handle(&mut self, Retire { drain }: Retire, ctx: &mut Self::Context) {
-        self.seed.retirement.begin(drain);
+    fn handle(&mut self, _: Retire, ctx: &mut Self::Context) {
         // Its own timers and futures would keep it alive after the last address is gone.
         self.models.abandon(ctx);
         self.login.abandon(ctx);

@@ -92,6 +92,8 @@ pub struct Opened {
     pub store: Store,
     /// What is wrong with the file, if anything. It is then left as it is until a login repairs it.
     pub damage: Option<String>,
+    /// Whether there is a file.
+    there: bool,
 }
 
 /// Why the vault did not take a change. The file is as it was.
@@ -205,7 +207,7 @@ impl Vault {
             return Ok(Opened::default());
         };
         match Store::read(&text) {
-            Reading::Sound(store) => Ok(Opened { store, damage: None }),
+            Reading::Sound(store) => Ok(Opened { store, damage: None, there: true }),
             Reading::Broken { salvaged, damage } => {
                 let mut store = salvaged;
                 if let Ok(Some(former)) = read_private(&self.backup()) {
@@ -213,7 +215,7 @@ impl Vault {
                         Store::read(&former);
                     store.fill_from(former);
                 }
-                Ok(Opened { store, damage: Some(damage) })
+                Ok(Opened { store, damage: Some(damage), there: true })
             }
         }
     }
@@ -228,7 +230,7 @@ impl Vault {
         repair: Repair,
         edit: impl FnOnce(&mut Store) -> T,
     ) -> Result<T, VaultError> {
-        self.change_and(repair, Backup::Former, edit)
+        self.change_and(repair, Backup::Former, |store, _| edit(store))
     }
 
     /// Forgets an account, or all of a provider, wherever tokens of theirs are. Tells how many went.
@@ -238,8 +240,8 @@ impl Vault {
     /// As [`change`](Self::change).
     pub fn log_out(&self, provider: &str, account: Option<&str>) -> Result<usize, VaultError> {
         let before = self.open()?.store.accounts(provider);
-        let gone =
-            self.change_and(Repair::Yes, Backup::Same, |store| store.log_out(provider, account))?;
+        let gone = self
+            .change_and(Repair::Yes, Backup::Same, |store, _| store.log_out(provider, account))?;
         for account in before.list {
             if self.open()?.store.accounts(provider).list.iter().all(|left| left.id != account.id) {
                 self.unsaved().remove(&key(provider, &account.id));
@@ -253,7 +255,7 @@ impl Vault {
         &self,
         repair: Repair,
         backup: Backup,
-        edit: impl FnOnce(&mut Store) -> T,
+        edit: impl FnOnce(&mut Store, bool) -> T,
     ) -> Result<T, VaultError> {
         self.make_home()?;
         let lock_path = self.home.join("auth.json.lock");
@@ -274,7 +276,7 @@ impl Vault {
             journal::overlay(&self.refresh_dir(), &mut opened.store);
         }
         let before = opened.store.to_text();
-        let told = edit(&mut opened.store);
+        let told = edit(&mut opened.store, opened.there);
         let after = opened.store.to_text();
         if before != after || opened.damage.is_some() {
             // What is broken is no backup; what is to be forgotten must not be in one.
@@ -462,9 +464,9 @@ impl Vault {
     fn write_down(&self, account: &Account) -> Result<(), VaultError> {
         let path = self.refresh_file(&account.provider, &account.id, "journal");
         let journaled = journal::write(&path, account);
-        let renewed = self.change(Repair::No, |store| {
+        let renewed = self.change_and(Repair::No, Backup::Former, |store, there| {
             store.renew(account);
-            self.path().exists()
+            there
         });
         match (renewed, journaled) {
             (Ok(true), _) => {

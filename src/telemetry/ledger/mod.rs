@@ -31,6 +31,8 @@ pub use report::{By, Report, Row, read};
 const QUEUE: usize = 16_384;
 /// How often is tried whether the queue has room, at the end.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// For so long lines are gathered after some were written.
+const GATHER: Duration = Duration::from_millis(1);
 /// Lines written at once.
 const BATCH: usize = 512;
 
@@ -140,20 +142,22 @@ fn write(jobs: &Receiver<Job>, mut file: LedgerFile, errors: &IntCounter) {
                 next = jobs.try_recv().ok();
             }
         }
-        match if bytes.is_empty() { Ok(()) } else { file.append(&bytes) } {
-            Ok(()) => failing = false,
-            Err(error) => {
+        if !bytes.is_empty() {
+            let written = file.append(&bytes);
+            if let Err(error) = &written {
                 errors.inc_by(lines as u64);
                 // Once, not for every turn of a full disk.
                 if !failing {
                     tracing::error!(%error, "usage of turns cannot be written down");
                 }
-                failing = true;
             }
+            failing = written.is_err();
         }
         for told in waiting {
             let _ = told.send(!failing);
         }
+        // To wake us costs a call more than a line is worth: what comes meanwhile waits for no one.
+        thread::sleep(GATHER);
     }
 }
 
