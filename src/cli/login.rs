@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{AccountsCommand, LoginArgs, LogoutArgs, network, say};
+use super::{AccountsCommand, LoginArgs, LogoutArgs, finish, network, say};
 use crate::{
     config::{self, Home, Loaded, ProviderSpec, process_env},
     credentials::{Account, Repair, Vault, now_ms},
@@ -27,16 +27,6 @@ const LINES: usize = 4;
 /// `ocx login`.
 pub(super) fn login(args: &LoginArgs, home: &Home) -> ExitCode {
     finish(actix_web::rt::System::new().block_on(log_in(args, home)))
-}
-
-fn finish(result: Result<(), String>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("ocx: {message}");
-            ExitCode::FAILURE
-        }
-    }
 }
 
 async fn log_in(args: &LoginArgs, home: &Home) -> Result<(), String> {

@@ -12,7 +12,9 @@ use crate::{
     upstream::Network,
 };
 
+mod codex;
 mod config;
+mod local;
 mod login;
 mod provider;
 mod provider_check;
@@ -49,6 +51,13 @@ enum Command {
     /// Look at the providers that ocx knows and that the config has.
     #[command(subcommand)]
     Provider(ProviderCommand),
+    /// Lead Codex to ocx, or look how it is set up.
+    #[command(subcommand)]
+    Codex(CodexCommand),
+    /// Tell a Codex that is set up of the models of now.
+    Sync(CodexInstall),
+    /// Bring Codex's own files back, byte for byte.
+    Restore,
     /// Look at config files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -129,6 +138,30 @@ enum ProviderCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum CodexCommand {
+    /// Put ocx and its models into Codex's config; what was there is kept, for `ocx restore`.
+    Install(CodexInstall),
+    /// As `ocx restore`.
+    Uninstall,
+    /// Print whether Codex uses ocx.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct CodexInstall {
+    /// Config file that tells where the gateway listens [default: as for `serve`].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Port of the gateway, if it was started with `--port`.
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Check a config exactly as `serve` and reload do; exit 0 if it may run, 1 if not.
     Check {
@@ -193,6 +226,17 @@ fn say(line: impl std::fmt::Display) {
     let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
 }
 
+/// The exit code of a command, whose failure is told.
+fn finish(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("ocx: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Runs the program.
 pub fn run() -> ExitCode {
     let home = Home::find();
@@ -212,6 +256,9 @@ pub fn run() -> ExitCode {
             config::check(&home.config(), false, &home)
         }
         Command::Config(ConfigCommand::Schema) => config::schema(),
+        Command::Codex(command) => codex::run(&command, &home),
+        Command::Sync(args) => codex::sync(&args, &home),
+        Command::Restore => codex::restore(&home),
         Command::Usage(args) => usage::usage(&args, &home),
         Command::Reload(args) => reload::run(&args, &home),
     }

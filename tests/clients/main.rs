@@ -10,6 +10,7 @@ mod support;
 
 mod adapters;
 mod codex;
+mod setup;
 mod table;
 
 use std::{

@@ -1,0 +1,135 @@
+//! `ocx codex …`, `ocx sync` and `ocx restore`: leading Codex here, and away again.
+
+use std::{
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{
+    CodexCommand, CodexInstall, finish,
+    local::{KEY_VARIABLE, Local},
+    say,
+};
+use crate::{
+    codex::{Codex, Gateway, setup},
+    config::Home,
+};
+
+/// Whose catalogue we ask for: the version that our form of it was measured with.
+const CODEX_VERSION: &str = "0.169.0";
+/// How long Codex may take to print the models that it knows by itself.
+const CODEX_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often we look whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Runs one of them.
+pub(super) fn run(command: &CodexCommand, home: &Home) -> ExitCode {
+    match command {
+        CodexCommand::Install(args) => finish(install(args, home)),
+        CodexCommand::Uninstall => restore(home),
+        CodexCommand::Status { json } => finish(status(*json, home)),
+    }
+}
+
+/// `ocx sync`: the models of now, for a Codex that is set up.
+pub(super) fn sync(args: &CodexInstall, home: &Home) -> ExitCode {
+    let codex = Codex::find(home.path());
+    let is_set_up =
+        codex.status().map(|status| status.installed).map_err(|error| error.to_string());
+    finish(is_set_up.and_then(|is_set_up| match is_set_up {
+        true => install(args, home),
+        false => Err("Codex is not set up for ocx; `ocx codex install` does that".to_owned()),
+    }))
+}
+
+/// `ocx restore`.
+pub(super) fn restore(home: &Home) -> ExitCode {
+    let restored = Codex::find(home.path()).restore().map_err(|error| error.to_string());
+    finish(restored.map(|changed| {
+        say(match changed {
+            true => "Codex is as it was before.",
+            false => "There is nothing to undo: Codex does not use ocx.",
+        });
+    }))
+}
+
+fn install(args: &CodexInstall, home: &Home) -> Result<(), String> {
+    let codex = Codex::find(home.path());
+    let path = args.config.clone().unwrap_or_else(|| home.config());
+    let gateway = actix_web::rt::System::new().block_on(async {
+        let local = Local::find(&path, args.port, home).await?;
+        let asked = format!("/v1/models?client_version={CODEX_VERSION}");
+        Ok::<_, String>((local.get(&asked).await?, local.base, local.file))
+    });
+    let (catalogue, base, file) = gateway.map_err(|message| {
+        format!("{message}\nNothing was changed. Start the gateway first: `ocx serve`")
+    })?;
+    let file = file.unwrap_or_default();
+    let known = codex.known_models();
+    let gateway = Gateway {
+        base_url: format!("{base}/v1"),
+        models: catalogue["models"].as_array().cloned().unwrap_or_default(),
+        native: if known.is_empty() { bundled() } else { known },
+        websockets: file.websockets.unwrap_or(false),
+        key_variable: file.require_key_on_loopback.unwrap_or(false).then_some(KEY_VARIABLE),
+    };
+    let installed = codex.install(&gateway).map_err(|error| error.to_string())?;
+    say(format_args!(
+        "Codex uses ocx at {base} now: {} models of providers, {} of its own.",
+        installed.routed, installed.native
+    ));
+    say(format_args!("  config     {}", installed.config.display()));
+    say(format_args!("  models     {}", installed.catalog.display()));
+    if let Some(first) = gateway.models.first().and_then(|row| row["slug"].as_str()) {
+        say(format_args!("  try        codex -m {first}"));
+    }
+    if let Some(variable) = gateway.key_variable {
+        say(format_args!("  key        Codex takes it from the variable {variable}"));
+    }
+    say("`ocx restore` brings your own files back.");
+    Ok(())
+}
+
+/// The models that Codex knows by itself, from Codex, if it is on the PATH.
+fn bundled() -> Vec<Value> {
+    let mut codex = Command::new("codex");
+    codex.args(["debug", "models", "--bundled"]).stdin(Stdio::null()).stderr(Stdio::null());
+    let Ok(out) = tempfile::tempfile() else { return Vec::new() };
+    let Ok(own) = out.try_clone() else { return Vec::new() };
+    let Ok(mut child) = codex.stdout(own).spawn() else { return Vec::new() };
+    let started = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if started.elapsed() > CODEX_TIMEOUT {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Vec::new();
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let mut printed = Vec::new();
+    let mut out = out;
+    let read = std::io::Seek::rewind(&mut out)
+        .and_then(|()| std::io::Read::read_to_end(&mut out, &mut printed));
+    read.map(|_| setup::native(&printed)).unwrap_or_default()
+}
+
+fn status(json: bool, home: &Home) -> Result<(), String> {
+    let status = Codex::find(home.path()).status().map_err(|error| error.to_string())?;
+    if json {
+        say(serde_json::to_string_pretty(&status).unwrap_or_default());
+        return Ok(());
+    }
+    say(format_args!("Codex in {}", status.codex_home.display()));
+    say(match (status.installed, &status.base_url) {
+        (true, Some(base_url)) => {
+            format!("  uses ocx at {base_url}, with {} models", status.models)
+        }
+        _ => "  does not use ocx; `ocx codex install` changes that".to_owned(),
+    });
+    if status.restorable {
+        say("  `ocx restore` brings your own files back");
+    }
+    Ok(())
+}

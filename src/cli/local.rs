@@ -1,0 +1,152 @@
+//! The gateway of this home, as other commands reach it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+
+use crate::{
+    adapters::{HeaderText, Method, WireRequest},
+    config::{
+        self, ConfigFile, DEFAULT_PORT, DataKey, Home, KeySource, ProxyChoice, Reach, process_env,
+    },
+    http::{CHALLENGE, proof},
+    upstream::{Network, Upstream},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_ANSWER: usize = 16 << 20;
+
+/// A gateway that has proved to be ours.
+pub(super) struct Local {
+    client: Upstream,
+    /// Its address, without a path.
+    pub base: String,
+    /// The config as it is written, where it can be read.
+    pub file: Option<ConfigFile>,
+    token: SecretString,
+}
+
+impl Local {
+    /// Finds it by its config, and lets it prove that it knows the token before it is sent: the port may
+    /// be somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, in words.
+    pub async fn find(path: &Path, port: Option<u16>, home: &Home) -> Result<Self, String> {
+        // A file that does not check still tells its port, mostly; the gateway says what is wrong.
+        let file = std::fs::read(path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<ConfigFile>(&bytes).ok());
+        let port = port.or(file.as_ref().and_then(|file| file.port)).unwrap_or(DEFAULT_PORT);
+        let token = token(file.as_ref(), home)?;
+        let base = format!("http://{}", SocketAddr::new(host(file.as_ref()), port));
+        let client = Upstream::new(&Network::new(TIMEOUT)).via(&local());
+        let local = Self { client, base, file, token };
+        local.verify(port).await?;
+        Ok(local)
+    }
+
+    async fn verify(&self, port: u16) -> Result<(), String> {
+        let random: [u8; 16] = rand::random();
+        let nonce = hex::encode(random);
+        let mut request = WireRequest::get(format!("{}/healthz", self.base));
+        request.set(CHALLENGE, HeaderText::Plain(nonce.clone().into()));
+        let health: Value = serde_json::from_slice(&self.ask(request).await?).unwrap_or_default();
+        let expected = proof(&DataKey::new(self.token.expose_secret()), &nonce, port);
+        if health["proof"].as_str() == Some(expected.as_str()) {
+            return Ok(());
+        }
+        let base = &self.base;
+        Err(format!(
+            "what listens on {base} is not the ocx of this home, or has another admin token"
+        ))
+    }
+
+    /// Sends a management call; its answer as JSON.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, in words.
+    pub async fn manage(&self, path: &str) -> Result<Value, String> {
+        let mut request = WireRequest::post(format!("{}{path}", self.base), Vec::new());
+        let bearer = format!("Bearer {}", self.token.expose_secret());
+        request.set("authorization", HeaderText::Secret(bearer.into()));
+        let body = self.ask(request).await?;
+        serde_json::from_slice(&body).map_err(|_| "the answer is no JSON".to_owned())
+    }
+
+    /// Asks as a client does, with a key of the config if it has one.
+    ///
+    /// # Errors
+    ///
+    /// When there is no good answer, in words.
+    pub async fn get(&self, path: &str) -> Result<Value, String> {
+        let mut request = WireRequest::get(format!("{}{path}", self.base));
+        if let Some(key) = self.data_key() {
+            request.set("x-opencodex-api-key", HeaderText::Secret(key));
+        }
+        let body = self.ask(request).await?;
+        serde_json::from_slice(&body).map_err(|_| "the answer is no JSON".to_owned())
+    }
+
+    fn data_key(&self) -> Option<SecretString> {
+        let keys = self.file.as_ref().and_then(|file| file.api_keys.as_ref());
+        let mut written = keys.into_iter().flatten();
+        written
+            .find_map(|key| key.source().resolve(&process_env))
+            .or_else(|| KeySource::Env(KEY_VARIABLE.to_owned()).resolve(&process_env))
+    }
+
+    async fn ask(&self, request: WireRequest) -> Result<Vec<u8>, String> {
+        let (posts, url) = (request.method == Method::Post, request.url.clone());
+        let mut response = self.client.open(request, TIMEOUT).await.map_err(|_| {
+            format!("nothing answers at {url}; is ocx running, and on this port? (`--port N`)")
+        })?;
+        let body = response.body.read_all(MAX_ANSWER).await.map_err(|error| error.to_string())?;
+        let status = response.head.status;
+        let expected = if posts { matches!(status, 200 | 409 | 422 | 500) } else { status == 200 };
+        if expected {
+            return Ok(body);
+        }
+        let said: Value = serde_json::from_slice(&body).unwrap_or_default();
+        match said["error"]["message"].as_str() {
+            Some(message) => Err(format!("status {status}: {message}")),
+            None => Err(format!("status {status}")),
+        }
+    }
+}
+
+/// The variable that holds a key of callers.
+pub(super) const KEY_VARIABLE: &str = "OPENCODEX_API_AUTH_TOKEN";
+
+/// A gateway of this machine, or of its network.
+fn local() -> Reach {
+    Reach { proxy: ProxyChoice::Direct, private: true }
+}
+
+/// Where a gateway with this config can be reached from here.
+fn host(file: Option<&ConfigFile>) -> IpAddr {
+    let written = file.and_then(|file| file.hostname.as_deref());
+    let address = written.and_then(config::parse_host).unwrap_or(config::Listen::default().host);
+    config::reachable(address)
+}
+
+fn token(file: Option<&ConfigFile>, home: &Home) -> Result<SecretString, String> {
+    let configured = file
+        .and_then(|file| file.admin_token.as_ref())
+        .and_then(|token| token.source().resolve(&process_env))
+        .or_else(|| KeySource::Env("OPENCODEX_ADMIN_AUTH_TOKEN".to_owned()).resolve(&process_env));
+    if let Some(token) = configured {
+        return Ok(token);
+    }
+    let path = home.admin_token();
+    std::fs::read_to_string(&path)
+        .map(|text| text.trim().into())
+        .map_err(|error| format!("{}: {error}; is ocx running?", path.display()))
+}
