@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, net::IpAddr, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     config::{Config, Home, ProviderSpec, parse_host},
@@ -16,6 +16,7 @@ mod codex;
 mod config;
 mod local;
 mod login;
+mod models;
 mod provider;
 mod provider_check;
 mod reload;
@@ -54,6 +55,8 @@ enum Command {
     /// Lead Codex to ocx, or look how it is set up.
     #[command(subcommand)]
     Codex(CodexCommand),
+    /// Print the models that a running gateway offers.
+    Models(ModelsArgs),
     /// Tell a Codex that is set up of the models of now.
     Sync(CodexInstall),
     /// Bring Codex's own files back, byte for byte.
@@ -63,6 +66,13 @@ enum Command {
     Config(ConfigCommand),
     /// Sum what turns used: tokens, and cost where the config has prices.
     Usage(UsageArgs),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
     /// Make a running gateway read its config now, and say what came of it.
     Reload(ReloadArgs),
 }
@@ -183,6 +193,21 @@ struct ReloadArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct ModelsArgs {
+    /// Only those of this provider.
+    provider: Option<String>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    /// Config file that tells where the gateway listens [default: as for `serve`].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Port of the gateway, if it was started with `--port`.
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
 struct UsageArgs {
     /// What turns are summed by.
     #[arg(long, value_enum, default_value = "provider")]
@@ -257,6 +282,19 @@ pub fn run() -> ExitCode {
         }
         Command::Config(ConfigCommand::Schema) => config::schema(),
         Command::Codex(command) => codex::run(&command, &home),
+        Command::Models(args) => models::list(&args, &home),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ocx", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end());
+            ExitCode::SUCCESS
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
+            say(String::from_utf8_lossy(&page).trim_end());
+            finish(rendered.map_err(|error| error.to_string()))
+        }
         Command::Sync(args) => codex::sync(&args, &home),
         Command::Restore => codex::restore(&home),
         Command::Usage(args) => usage::usage(&args, &home),

@@ -127,6 +127,9 @@ fn the_real_codex_is_set_up_and_gets_its_own_files_back() {
     assert!(!ran.err.contains("metadata"), "{}", ran.err);
 
     let port = bench.ocx.address.port().to_string();
+    let printed = succeeds(&mut bench.ocx(&["models", "chat", "--port", &port])).stdout;
+    assert_eq!(String::from_utf8(printed).unwrap(), "chat/big\nchat/small\n");
+    assert!(!bench.ocx(&["models", "nobody", "--port", &port]).status().unwrap().success());
     succeeds(&mut bench.ocx(&["sync", "--port", &port]));
     let status = succeeds(&mut bench.ocx(&["codex", "status", "--json"])).stdout;
     let status: Value = serde_json::from_slice(&status).unwrap();

@@ -278,3 +278,33 @@ fn t60_secrets_are_in_no_log_even_at_trace() {
     let everywhere = process.ask("GET /metrics", "").text() + &process.ask("GET /", "").text();
     assert!(!everywhere.contains("canary"));
 }
+
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    let print = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ocx")).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let help = print(&["--help"]);
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty())
+        .collect();
+    assert!(commands.len() > 12 && commands.contains(&"usage"), "{help}");
+    let (man, readme) = (print(&["man"]), include_str!("../../README.md"));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = print(&["completions", shell]);
+        for command in &commands {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    for command in commands.into_iter().filter(|command| *command != "help") {
+        assert!(man.contains(&format!("ocx\\-{command}")), "{command}");
+        assert!(readme.contains(&format!("`ocx {command}")), "the README names `ocx {command}`");
+    }
+}
