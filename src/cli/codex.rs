@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     codex::{Codex, Gateway, setup},
-    config::Home,
+    config::{ConfigFile, Home, parse_host},
 };
 
 /// Whose catalogue we ask for: the version that our form of it was measured with.
@@ -73,7 +73,7 @@ fn install(args: &CodexInstall, home: &Home) -> Result<(), String> {
         models: catalogue["models"].as_array().cloned().unwrap_or_default(),
         native: if known.is_empty() { bundled() } else { known },
         websockets: file.websockets.unwrap_or(false),
-        key_variable: file.require_key_on_loopback.unwrap_or(false).then_some(KEY_VARIABLE),
+        key_variable: demands_key(&file).then_some(KEY_VARIABLE),
     };
     let installed = codex.install(&gateway).map_err(|error| error.to_string())?;
     say(format_args!(
@@ -90,6 +90,12 @@ fn install(args: &CodexInstall, home: &Home) -> Result<(), String> {
     }
     say("`ocx restore` brings your own files back.");
     Ok(())
+}
+
+/// Whether the gateway answers nobody without a key.
+fn demands_key(file: &ConfigFile) -> bool {
+    let beyond = file.hostname.as_deref().and_then(parse_host).is_some_and(|ip| !ip.is_loopback());
+    beyond || file.require_key_on_loopback.unwrap_or(false)
 }
 
 /// The models that Codex knows by itself, from Codex, if it is on the PATH.

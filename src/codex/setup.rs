@@ -18,11 +18,11 @@ use serde_json::Value;
 
 use super::{
     undo::{self, Kept, Record, Undo},
-    wiring::{self, Former, Wiring},
+    wiring::{self, Wiring},
 };
 
-/// How many of our own earlier writes of a file are known again.
-const MAX_WRITTEN: usize = 8;
+/// How often a change of the user's that comes in between is met before we give up.
+const MAX_TRIES: usize = 5;
 
 /// Codex's home on this machine, and where we keep what was in it.
 #[derive(Clone, Debug)]
@@ -95,6 +95,12 @@ pub enum SetupError {
         /// Where it goes wrong.
         message: String,
     },
+    /// The user has a provider of our name.
+    #[error("{} has a provider `opencodex` of your own, so nothing was changed; give it another name", .0.display())]
+    Taken(PathBuf),
+    /// Somebody changes the file all the time.
+    #[error("{} changes while it is being changed; try again", .0.display())]
+    Busy(PathBuf),
     /// There is nothing to tell Codex of.
     #[error(
         "the gateway offers no model yet, so nothing was changed; `ocx provider list` says what providers lack"
@@ -116,7 +122,7 @@ impl Codex {
 
     /// The one at a place.
     pub fn at(home: PathBuf, ocx_home: &Path) -> Self {
-        let home = std::path::absolute(&home).unwrap_or(home);
+        let home = one_name(&home);
         // One user may have several homes of Codex, each with a past of its own.
         let name = undo::digest(home.as_os_str().as_encoded_bytes());
         let dir = ocx_home.join("codex");
@@ -145,18 +151,30 @@ impl Codex {
         self.home.join("auth.json").exists()
     }
 
-    /// Codex's own models, as its files have them: its catalogue, or what it fetched.
+    /// Codex's own models, as its files had them without us: its catalogue, or what it fetched.
     pub fn known_models(&self) -> Vec<Value> {
+        let record = self.record().ok().flatten();
         let text = fs::read_to_string(self.config()).unwrap_or_default();
-        let doc: toml::Table = toml::from_str(&text).unwrap_or_default();
-        let catalog =
-            doc.get("model_catalog_json").and_then(|path| path.as_str()).map(PathBuf::from);
-        let sources = [catalog, Some(self.cache())];
-        let models = sources.into_iter().flatten().map(|path| {
-            let bytes = fs::read(path).unwrap_or_default();
-            native(&bytes)
-        });
-        models.into_iter().find(|models| !models.is_empty()).unwrap_or_default()
+        let doc: toml::Table =
+            toml::from_str(text.trim_start_matches('\u{feff}')).unwrap_or_default();
+        let written = doc.get("model_catalog_json").and_then(|path| path.as_str());
+        let former = record.as_ref().and_then(|record| record.former.model_catalog_json.as_deref());
+        let former =
+            former.and_then(|value| toml::from_str::<toml::Table>(&format!("v = {value}")).ok());
+        let former = former.as_ref().and_then(|value| value.get("v")?.as_str());
+        // Codex takes a relative one from its home.
+        let catalog = former.or(written).map(|path| self.home.join(path));
+        let catalog = catalog.filter(|path| *path != self.catalog());
+        let own = catalog.map(|path| complete(&fs::read(path).unwrap_or_default()));
+        if let Some(own) = own.filter(|own| !own.is_empty()) {
+            return own;
+        }
+        let cache = match record.as_ref().and_then(|record| record.of(&self.cache())) {
+            // What is in it now, Codex may have from us.
+            Some(kept) => self.original(kept).ok().flatten().map(|(bytes, _)| bytes),
+            None => fs::read(self.cache()).ok(),
+        };
+        native(&cache.unwrap_or_default())
     }
 
     /// One at a time.
@@ -179,57 +197,105 @@ impl Codex {
         }
         let _lock = self.hold()?;
         make(&self.home)?;
-        undo::sweep(&self.home);
+        self.sweep();
+        for _ in 0..MAX_TRIES {
+            if let Some(installed) = self.try_install(gateway)? {
+                return Ok(installed);
+            }
+        }
+        Err(SetupError::Busy(self.config()))
+    }
+
+    /// Nothing if the user changed the config meanwhile.
+    fn try_install(&self, gateway: &Gateway) -> Result<Option<Installed>, SetupError> {
         let before = self.record()?;
-        let base = self.base(before.as_ref())?;
-        let text = match &base {
+        let Base { read, without } = self.base(before.as_ref())?;
+        let text = match &without {
             Some((bytes, _)) => self.text(bytes)?,
             None => "",
         };
-        let catalog = self.catalog().display().to_string();
+        if wiring::is_taken(text).map_err(|error| self.no_toml(&error))? {
+            return Err(SetupError::Taken(self.config()));
+        }
         let wiring = Wiring {
             base_url: gateway.base_url.clone(),
-            catalog,
+            catalog: self.catalog().display().to_string(),
             login: self.is_logged_in(),
             websockets: gateway.websockets,
             key_variable: gateway.key_variable,
         };
         let (wired, former) = wiring::with(text, &wiring).map_err(|error| self.no_toml(&error))?;
         let (models, native) = merged(gateway);
-        let profile = format!(
-            "# Written by `ocx codex install`: for `codex --profile {0}`.\nmodel_provider = \"{0}\"\n",
-            wiring::PROVIDER
-        );
-        let mut files =
-            vec![self.kept(before.as_ref(), &self.config(), base, Some(wired.as_bytes()))?];
-        for (path, bytes) in [
-            (self.catalog(), Some(models.as_slice())),
-            (self.profile(), Some(profile.as_bytes())),
-            (self.cache(), None),
-        ] {
+        let profile = profile();
+        // What is there now becomes the same again without us, be it that we die right after.
+        let now = read.as_ref().map(|(bytes, _)| undo::digest(bytes));
+        let mut files = vec![self.kept(
+            &self.config(),
+            without,
+            [now, Some(undo::digest(wired.as_bytes()))],
+        )?];
+        let mut writes = Vec::new();
+        for (path, bytes) in
+            [(self.catalog(), models.as_slice()), (self.profile(), profile.as_bytes())]
+        {
             let known = before.as_ref().and_then(|before| before.of(&path));
+            let there = undo::read(&path).map_err(at(&path))?;
+            let is_ours = |(bytes, _): &(Vec<u8>, u32)| {
+                known.is_some_and(|known| known.written.contains(&undo::digest(bytes)))
+            };
+            // A profile that the user wrote, or changed, is the user's.
+            if path == self.profile() && there.as_ref().is_some_and(|there| !is_ours(there)) {
+                continue;
+            }
+            let now =
+                there.as_ref().filter(|there| is_ours(there)).map(|(bytes, _)| undo::digest(bytes));
             let original = match known {
                 Some(known) => self.original(known)?,
-                None => undo::read(&path).map_err(at(&path))?,
+                None => there,
             };
-            files.push(self.kept(before.as_ref(), &path, original, bytes)?);
+            files.push(self.kept(&path, original, [now, Some(undo::digest(bytes))])?);
+            writes.push((path, bytes));
         }
-        self.undo.write(&Record { former, files }).map_err(at(&self.home))?;
-        let mode = |path: &Path| undo::read(path).ok().flatten().map_or(0o600, |(_, mode)| mode);
-        for (path, bytes) in [
-            (self.catalog(), models.as_slice()),
-            (self.profile(), profile.as_bytes()),
-            // Last: it is what counts.
-            (self.config(), wired.as_bytes()),
-        ] {
-            undo::replace(&path, bytes, mode(&path)).map_err(at(&path))?;
+        let cache = match before.as_ref().and_then(|before| before.of(&self.cache())) {
+            Some(known) => self.original(known)?,
+            None => undo::read(&self.cache()).map_err(at(&self.cache()))?,
+        };
+        files.push(self.kept(&self.cache(), cache, [None, None])?);
+        let record = Record { former, files };
+        self.undo.write(&record).map_err(at(self.undo.dir()))?;
+        // Last, since it is what counts.
+        let config = self.config();
+        let written =
+            writes.iter().try_for_each(|(path, bytes)| self.put(path, bytes)).and_then(|()| {
+                match undo::read(&config).map_err(at(&config))? == read {
+                    true => self.put(&config, wired.as_bytes()).map(|()| true),
+                    false => Ok(false),
+                }
+            });
+        match written {
+            Ok(true) => Ok(Some(Installed {
+                routed: gateway.models.len(),
+                native,
+                catalog: self.catalog(),
+                config,
+            })),
+            Ok(false) => Ok(None),
+            Err(error) => {
+                if before.is_none() {
+                    // As if nothing had been tried; what does not work now, `restore` does.
+                    let others = record.files.iter().filter(|kept| kept.path != config);
+                    let undone =
+                        others.map(|kept| self.put_back(kept)).collect::<Result<Vec<_>, _>>();
+                    drop(undone.map(|_| self.undo.forget()));
+                }
+                Err(error)
+            }
         }
-        Ok(Installed {
-            routed: gateway.models.len(),
-            native,
-            catalog: self.catalog(),
-            config: self.config(),
-        })
+    }
+
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), SetupError> {
+        let mode = undo::read(path).ok().flatten().map_or(0o600, |(_, mode)| mode);
+        undo::replace(path, bytes, mode).map_err(at(path))
     }
 
     /// Takes ocx out of Codex: its files are as they were, but for what the user changed since. Tells
@@ -240,19 +306,58 @@ impl Codex {
     /// When that is not possible; it can be tried again.
     pub fn restore(&self) -> Result<bool, SetupError> {
         let _lock = self.hold()?;
-        undo::sweep(&self.home);
+        self.sweep();
         let record = self.record()?;
-        let base = self.base(record.as_ref())?;
-        // First: from here on Codex is without us.
-        let changed = put_back(&self.config(), base)?;
-        let Some(record) = record else { return Ok(changed) };
-        for kept in &record.files {
-            if kept.path != self.config() {
-                put_back(&kept.path, self.original(kept)?)?;
+        let mut changed = None;
+        for _ in 0..MAX_TRIES {
+            let Base { read, without } = match self.base(record.as_ref()) {
+                // It is not ours to say what is wrong with a file that we are not in.
+                Err(SetupError::Toml { .. }) if record.is_none() => return Ok(false),
+                base => base?,
+            };
+            // First: from here on Codex is without us.
+            let config = self.config();
+            if undo::read(&config).map_err(at(&config))? == read {
+                changed = Some(write_back(&config, without)?);
+                break;
             }
         }
-        self.undo.forget().map_err(at(&self.home))?;
-        Ok(true)
+        let changed = changed.ok_or_else(|| SetupError::Busy(self.config()))?;
+        let had_record = record.is_some();
+        match record {
+            Some(record) => {
+                for kept in record.files.iter().filter(|kept| kept.path != self.config()) {
+                    self.put_back(kept)?;
+                }
+            }
+            // Our record is lost; what is by its name ours goes.
+            None if changed => {
+                undo::remove(&self.catalog()).map_err(at(&self.catalog()))?;
+                if fs::read(self.profile()).is_ok_and(|bytes| bytes == profile().as_bytes()) {
+                    undo::remove(&self.profile()).map_err(at(&self.profile()))?;
+                }
+            }
+            None => {}
+        }
+        self.undo.forget().map_err(at(self.undo.dir()))?;
+        Ok(changed || had_record)
+    }
+
+    /// Makes a file what it was, unless the user changed it since.
+    fn put_back(&self, kept: &Kept) -> Result<bool, SetupError> {
+        let there = undo::read(&kept.path).map_err(at(&kept.path))?;
+        let is_ours = there.as_ref().is_none_or(|(bytes, _)| {
+            kept.written.is_empty() || kept.written.contains(&undo::digest(bytes))
+        });
+        if is_ours { write_back(&kept.path, self.original(kept)?) } else { Ok(false) }
+    }
+
+    fn sweep(&self) {
+        undo::sweep(&self.home);
+        // A config that is a link is written where it leads to.
+        if let Some(dir) = undo::target(&self.config()).parent() {
+            undo::sweep(dir);
+        }
     }
 
     /// How Codex is set up.
@@ -274,66 +379,63 @@ impl Codex {
             installed: doc.get("model_provider").and_then(|it| it.as_str())
                 == Some(wiring::PROVIDER)
                 && ours.is_some(),
-            restorable: self.record()?.is_some() || wiring::is_in(&text),
+            restorable: self.record()?.is_some() || self.is_in(&text).unwrap_or(false),
             models: rows(&catalog).len(),
             base_url: base_url.map(str::to_owned),
         })
     }
 
     fn record(&self) -> Result<Option<Record>, SetupError> {
-        self.undo.read().map_err(at(&self.home))
+        self.undo.read().map_err(at(self.undo.dir()))
     }
 
-    /// `config.toml` without us, with whatever the user changed since; and its mode.
-    fn base(&self, record: Option<&Record>) -> Result<Option<(Vec<u8>, u32)>, SetupError> {
+    fn is_in(&self, text: &str) -> Result<bool, SetupError> {
+        let catalog = self.catalog().display().to_string();
+        wiring::is_in(text, &catalog).map_err(|error| self.no_toml(&error))
+    }
+
+    /// `config.toml` as it is, and without us: with whatever the user changed since.
+    fn base(&self, record: Option<&Record>) -> Result<Base, SetupError> {
         let path = self.config();
-        let Some((bytes, mode)) = undo::read(&path).map_err(at(&path))? else {
-            return Ok(None);
+        let read = undo::read(&path).map_err(at(&path))?;
+        let Some((bytes, mode)) = read.clone() else {
+            return Ok(Base { read, without: None });
         };
-        let kept = record.and_then(|record| record.of(&path));
-        if let Some(kept) = kept {
-            let (digest, original) = (undo::digest(&bytes), self.original(kept)?);
-            if kept.written.contains(&digest) {
-                return Ok(original);
-            }
-            if original.as_ref().is_some_and(|(original, _)| *original == bytes) {
-                return Ok(original);
+        if let Some(kept) = record.and_then(|record| record.of(&path)) {
+            let original = self.original(kept)?;
+            let is_original = original.as_ref().is_some_and(|(original, _)| *original == bytes);
+            if is_original || kept.written.contains(&undo::digest(&bytes)) {
+                return Ok(Base { read, without: original });
             }
         }
         let text = self.text(&bytes)?;
-        if !wiring::is_in(text.trim_start_matches('\u{feff}')) {
-            return Ok(Some((bytes, mode)));
+        if !self.is_in(text)? {
+            return Ok(Base { without: read.clone(), read });
         }
-        let former = record.map_or_else(Former::default, |record| record.former.clone());
+        let former = record.map(|record| &record.former);
         let catalog = self.catalog().display().to_string();
-        let without = wiring::without(text, &catalog, &former);
-        Ok(Some((without.map_err(|error| self.no_toml(&error))?.into_bytes(), mode)))
+        let without = wiring::without(text, &catalog, former);
+        let without = without.map_err(|error| self.no_toml(&error))?.into_bytes();
+        Ok(Base { read, without: Some((without, mode)) })
     }
 
     fn original(&self, kept: &Kept) -> Result<Option<(Vec<u8>, u32)>, SetupError> {
         let copy = kept.copy.as_ref().map(|copy| self.undo.copy(copy)).transpose();
-        Ok(copy.map_err(at(&self.home))?.map(|bytes| (bytes, kept.mode)))
+        Ok(copy.map_err(at(self.undo.dir()))?.map(|bytes| (bytes, kept.mode)))
     }
 
-    /// What the record says of a file.
+    /// What the record says of a file: what it was, and what we write into it.
     fn kept(
         &self,
-        before: Option<&Record>,
         path: &Path,
         original: Option<(Vec<u8>, u32)>,
-        written: Option<&[u8]>,
+        written: [Option<String>; 2],
     ) -> Result<Kept, SetupError> {
-        let mut digests: Vec<String> = before
-            .and_then(|before| before.of(path))
-            .map(|kept| kept.written.clone())
-            .unwrap_or_default();
-        digests.extend(written.map(undo::digest));
-        let excess = digests.len().saturating_sub(MAX_WRITTEN);
-        digests.drain(..excess);
         let mode = original.as_ref().map_or(0o600, |(_, mode)| *mode);
         let copy = original.map(|(bytes, _)| self.undo.keep(&bytes)).transpose();
-        let copy = copy.map_err(at(&self.home))?;
-        Ok(Kept { path: path.to_owned(), copy, mode, written: digests })
+        let copy = copy.map_err(at(self.undo.dir()))?;
+        let written = written.into_iter().flatten().collect();
+        Ok(Kept { path: path.to_owned(), copy, mode, written })
     }
 
     fn text<'b>(&self, bytes: &'b [u8]) -> Result<&'b str, SetupError> {
@@ -361,15 +463,42 @@ fn make(dir: &Path) -> Result<(), SetupError> {
     }
 }
 
-/// Makes a file what it was; whether that changed anything.
-fn put_back(path: &Path, original: Option<(Vec<u8>, u32)>) -> Result<bool, SetupError> {
+/// `config.toml`, bytes and mode, as it is and as it is without us.
+struct Base {
+    read: Option<(Vec<u8>, u32)>,
+    without: Option<(Vec<u8>, u32)>,
+}
+
+fn profile() -> String {
+    format!(
+        "# Written by `ocx codex install`: for `codex --profile {0}`.\nmodel_provider = \"{0}\"\n",
+        wiring::PROVIDER
+    )
+}
+
+/// A directory by one name, however it is written and whether it is there or not.
+fn one_name(dir: &Path) -> PathBuf {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    for known in dir.ancestors() {
+        if let (Ok(real), Ok(rest)) = (fs::canonicalize(known), dir.strip_prefix(known)) {
+            return real.join(rest).components().collect();
+        }
+    }
+    dir
+}
+
+/// Makes a file what it was; whether that changed anything. A mode that the user changed stays.
+fn write_back(path: &Path, original: Option<(Vec<u8>, u32)>) -> Result<bool, SetupError> {
     let now = undo::read(path).map_err(at(path))?;
-    if now == original {
+    let same = |one: &Option<(Vec<u8>, u32)>| one.as_ref().map(|(bytes, _)| bytes.clone());
+    if same(&now) == same(&original) {
         return Ok(false);
     }
-    match original {
-        Some((bytes, mode)) => undo::replace(path, &bytes, mode),
-        None => undo::remove(path),
+    match (original, now) {
+        (Some((bytes, _)), Some((_, mode))) | (Some((bytes, mode)), None) => {
+            undo::replace(path, &bytes, mode)
+        }
+        (None, _) => undo::remove(path),
     }
     .map_err(at(path))?;
     Ok(true)
@@ -384,15 +513,20 @@ fn rows(document: &[u8]) -> Vec<Value> {
     serde_json::from_slice::<Document>(document).map(|document| document.models).unwrap_or_default()
 }
 
-/// The models of a document that Codex knows by itself: complete ones, since one that is not makes
-/// Codex reject the whole catalogue.
-pub fn native(document: &[u8]) -> Vec<Value> {
-    let is_native = |row: &Value| {
-        let slug = row["slug"].as_str().is_some_and(|slug| !slug.contains('/'));
-        slug && (row["base_instructions"].is_string()
-            || row["model_messages"]["instructions_template"].is_string())
+/// The complete models of a document: one that is not makes Codex reject the whole catalogue.
+fn complete(document: &[u8]) -> Vec<Value> {
+    let is_complete = |row: &Value| {
+        row["slug"].is_string()
+            && (row["base_instructions"].is_string()
+                || row["model_messages"]["instructions_template"].is_string())
     };
-    rows(document).into_iter().filter(is_native).collect()
+    rows(document).into_iter().filter(is_complete).collect()
+}
+
+/// Those that Codex knows by itself, and not from a gateway.
+pub fn native(document: &[u8]) -> Vec<Value> {
+    let models = complete(document).into_iter();
+    models.filter(|row| row["slug"].as_str().is_some_and(|slug| !slug.contains('/'))).collect()
 }
 
 /// The catalogue: Codex's own models first, then those of the gateway. And how many are Codex's own.

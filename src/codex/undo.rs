@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -108,9 +108,14 @@ impl Undo {
         self.sweep(&Record::default())
     }
 
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.0
+    }
+
     /// Removes copies that no record names.
     fn sweep(&self, record: &Record) -> io::Result<()> {
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.0).into_iter().flatten() {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let named = record.files.iter().any(|kept| kept.copy.as_deref() == Some(&name));
             if name.starts_with(TEMPORARY) || (name.starts_with("original-") && !named) {
@@ -152,23 +157,40 @@ pub fn read(path: &Path) -> io::Result<Option<(Vec<u8>, u32)>> {
 ///
 /// When it cannot be written.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let target = target(path);
     let dir = target.parent().unwrap_or(Path::new("."));
+    let former = fs::metadata(&target).ok();
     let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)?;
     file.write_all(bytes)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    if let Some(former) = former {
+        // It stays whose it was, where we may say so.
+        let _ = fchown(file.as_file(), Some(former.uid()), Some(former.gid()));
+    }
     file.as_file().sync_data()?;
     file.persist(&target).map_err(|error| error.error)?;
     File::open(dir)?.sync_all()
 }
 
-/// Removes a file that may be gone already.
+/// The file that a path leads to, be it through symlinks, and whether it is there or not.
+pub fn target(path: &Path) -> PathBuf {
+    /// Longer chains are loops.
+    const MAX_LINKS: usize = 16;
+    let mut target = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(link) = fs::read_link(&target) else { break };
+        target = target.parent().unwrap_or(Path::new(".")).join(link);
+    }
+    target
+}
+
+/// Removes a file that may be gone already; of a symlink, the file that it leads to.
 ///
 /// # Errors
 ///
 /// When it is there and stays.
 pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match fs::remove_file(target(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

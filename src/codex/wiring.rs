@@ -11,7 +11,9 @@ pub const PROVIDER: &str = "opencodex";
 const ROOT_PROVIDER: &str = "model_provider";
 const CATALOG: &str = "model_catalog_json";
 const PROVIDERS: &str = "model_providers";
-const MARK: &str = "\n# Written by `ocx codex install`; `ocx restore` takes it away.\n";
+const MARK: &str = "# Written by `ocx codex install`; `ocx restore` takes it away.";
+/// Tells in the file itself what a value of ours stands for, should our own record get lost.
+const WAS: &str = "# Was: ";
 
 /// What is put into the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,39 @@ pub struct Former {
     pub model_catalog_json: Option<String>,
 }
 
+/// Whether a file without ocx in it has a provider of our name, which is then the user's own.
+///
+/// # Errors
+///
+/// When it is no TOML.
+pub fn is_taken(text: &str) -> Result<bool, TomlError> {
+    let (doc, _) = Lines::parse(text)?;
+    Ok(doc.get(PROVIDERS).and_then(|providers| providers.get(PROVIDER)).is_some())
+}
+
+fn mark(former: &Former) -> String {
+    let was = |key: &str, value: &Option<String>| {
+        value.as_ref().map(|value| format!("{WAS}{key} = {value}\n")).unwrap_or_default()
+    };
+    let (provider, catalog) = (&former.model_provider, &former.model_catalog_json);
+    format!("\n{MARK}\n{}{}", was(ROOT_PROVIDER, provider), was(CATALOG, catalog))
+}
+
+/// What [`mark`] told, out of the comments before our table; and the comments that are not ours.
+fn unmark(prefix: &str) -> (Former, String) {
+    let (mut former, mut others) = (Former::default(), String::new());
+    for line in prefix.split_inclusive('\n') {
+        let was = line.trim_end().strip_prefix(WAS).and_then(|was| was.split_once(" = "));
+        match was {
+            Some((ROOT_PROVIDER, value)) => former.model_provider = Some(value.to_owned()),
+            Some((CATALOG, value)) => former.model_catalog_json = Some(value.to_owned()),
+            _ if line.trim_end() == MARK => {}
+            _ => others.push_str(line),
+        }
+    }
+    (former, others)
+}
+
 /// A file without ocx in it, with it; and what that hides.
 ///
 /// # Errors
@@ -52,7 +87,7 @@ pub fn with(text: &str, wiring: &Wiring) -> Result<(String, Former), TomlError> 
         model_catalog_json: put(&mut doc, CATALOG, &wiring.catalog),
     };
     let mut table = Table::new();
-    table.decor_mut().set_prefix(MARK);
+    table.decor_mut().set_prefix(mark(&former));
     table["name"] = toml_edit::value("OpenCodex");
     table["base_url"] = toml_edit::value(&wiring.base_url);
     table["wire_api"] = toml_edit::value("responses");
@@ -93,26 +128,45 @@ fn providers_inline(providers: &dyn toml_edit::TableLike) -> bool {
 /// # Errors
 ///
 /// When it is no TOML.
-pub fn without(text: &str, catalog: &str, former: &Former) -> Result<String, TomlError> {
+pub fn without(text: &str, catalog: &str, former: Option<&Former>) -> Result<String, TomlError> {
     let (mut doc, lines) = Lines::parse(text)?;
-    take(&mut doc, ROOT_PROVIDER, PROVIDER, former.model_provider.as_deref());
-    take(&mut doc, CATALOG, catalog, former.model_catalog_json.as_deref());
+    let mut told = Former::default();
     if let Some(providers) = doc.get_mut(PROVIDERS).and_then(Item::as_table_like_mut) {
-        providers.remove(PROVIDER);
+        if let Some(Item::Table(ours)) = providers.remove(PROVIDER) {
+            let prefix = ours.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or("");
+            let (was, others) = unmark(prefix);
+            told = was;
+            keep_comments(&mut doc, &others);
+        }
         let implicit = doc[PROVIDERS].as_table().is_some_and(Table::is_implicit);
         if implicit && doc[PROVIDERS].as_table().is_some_and(Table::is_empty) {
             doc.remove(PROVIDERS);
         }
     }
+    let former = former.unwrap_or(&told);
+    take(&mut doc, ROOT_PROVIDER, PROVIDER, former.model_provider.as_deref());
+    take(&mut doc, CATALOG, catalog, former.model_catalog_json.as_deref());
     Ok(lines.restore(&doc.to_string()))
 }
 
-/// Whether a file leads Codex to us.
-pub fn is_in(text: &str) -> bool {
-    text.parse::<DocumentMut>().is_ok_and(|doc| {
-        doc.get(PROVIDERS).and_then(|providers| providers.get(PROVIDER)).is_some()
-            || is(&doc, ROOT_PROVIDER, PROVIDER)
-    })
+/// Comments whose line goes stay at the end of the file.
+fn keep_comments(doc: &mut DocumentMut, comments: &str) {
+    if comments.contains('#') {
+        let end = doc.trailing().as_str().unwrap_or("").to_owned();
+        doc.set_trailing(format!("{end}{}", comments.trim_start_matches('\n')));
+    }
+}
+
+/// Whether anything in a file is ours.
+///
+/// # Errors
+///
+/// When it is no TOML.
+pub fn is_in(text: &str, catalog: &str) -> Result<bool, TomlError> {
+    let (doc, _) = Lines::parse(text)?;
+    Ok(text.contains(MARK)
+        || is(&doc, CATALOG, catalog)
+        || (is(&doc, ROOT_PROVIDER, PROVIDER) && !is_taken(text)?))
 }
 
 fn is(doc: &DocumentMut, key: &str, value: &str) -> bool {
@@ -150,7 +204,47 @@ fn take(doc: &mut DocumentMut, key: &str, ours: &str, former: Option<&str>) {
             }
             set(doc, key, former);
         }
-        None => drop(doc.remove(key)),
+        None => remove(doc, key),
+    }
+}
+
+/// Removes a key, and leaves the comments above it to the next one.
+fn remove(doc: &mut DocumentMut, key: &str) {
+    let next = doc.iter().map(|(key, _)| key.to_owned()).skip_while(|known| known != key).nth(1);
+    let Some((removed, _)) = doc.remove_entry(key) else { return };
+    let above = removed.leaf_decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or("");
+    if !above.contains('#') {
+        return;
+    }
+    let next = next.filter(|next| doc.get(next).is_some_and(Item::is_value));
+    match next.and_then(|next| {
+        doc.as_table_mut().key_mut(&next).map(|mut key| {
+            let own = key
+                .leaf_decor()
+                .prefix()
+                .and_then(|prefix| prefix.as_str())
+                .unwrap_or("")
+                .to_owned();
+            key.leaf_decor_mut().set_prefix(format!("{above}{own}"));
+        })
+    }) {
+        Some(()) => {}
+        None => before_first_table(doc, above),
+    }
+}
+
+/// Puts comments before the first table, or at the end where there is none.
+fn before_first_table(doc: &mut DocumentMut, comments: &str) {
+    let first = doc
+        .iter_mut()
+        .find_map(|(_, item)| item.as_table_mut().filter(|table| !table.is_implicit()));
+    match first {
+        Some(table) => {
+            let own =
+                table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or("").to_owned();
+            table.decor_mut().set_prefix(format!("{comments}{own}"));
+        }
+        None => keep_comments(doc, comments),
     }
 }
 
@@ -265,8 +359,12 @@ mod tests {
                 let ours = &doc["model_providers"][PROVIDER];
                 assert_eq!(ours["base_url"].as_str(), Some("http://127.0.0.1:10100/v1"));
                 assert_eq!(ours["requires_openai_auth"].as_bool(), Some(true));
-                assert!(is_in(wired.trim_start_matches('\u{feff}')) && !is_in(&text));
-                let out = without(&wired, CATALOG_PATH, &former).unwrap();
+                assert!(
+                    is_in(&wired, CATALOG_PATH).unwrap() && !is_in(&text, CATALOG_PATH).unwrap()
+                );
+                let lost = without(&wired, CATALOG_PATH, None).unwrap();
+                assert_eq!(read(&lost), read(&text), "the file itself tells, too: {wired}");
+                let out = without(&wired, CATALOG_PATH, Some(&former)).unwrap();
                 assert_eq!(read(&out), read(&text), "{out}");
                 let stripped = |text: &str| text.trim_end_matches(['\r', '\n']).to_owned();
                 assert_eq!(stripped(&out), stripped(&text), "{wired:?}");
@@ -282,13 +380,37 @@ mod tests {
     fn what_the_user_changed_since_stays() {
         let (wired, former) = with(FILES[3], &wiring()).unwrap();
         let edited = wired.replace("[profiles.x]", "[profiles.new]\nmodel = \"n\"\n\n[profiles.x]");
-        let out = without(&edited, CATALOG_PATH, &former).unwrap();
+        let out = without(&edited, CATALOG_PATH, Some(&former)).unwrap();
         let expected =
             FILES[3].replace("[profiles.x]", "[profiles.new]\nmodel = \"n\"\n\n[profiles.x]");
         assert_eq!(out, expected);
         // Another provider was chosen: that choice is the newer one.
         let chosen = wired.replace("model_provider = \"opencodex\"", "model_provider = \"other\"");
-        assert!(without(&chosen, CATALOG_PATH, &former).unwrap().contains("\"other\""));
+        assert!(without(&chosen, CATALOG_PATH, Some(&former)).unwrap().contains("\"other\""));
+    }
+
+    #[test]
+    fn comments_that_the_user_put_above_our_lines_stay() {
+        let (wired, former) = with("[tui]\nx = 1\n", &wiring()).unwrap();
+        let edited = format!("# my notes\n{wired}")
+            .replace("model_catalog_json", "# approval\nmodel_catalog_json")
+            .replace(MARK, &format!("# other\n{MARK}"));
+        let out = without(&edited, CATALOG_PATH, Some(&former)).unwrap();
+        for comment in ["# my notes", "# approval", "# other"] {
+            assert!(out.contains(comment), "{comment}: {out}");
+        }
+        assert!(!out.contains("opencodex") && !out.contains(MARK), "{out}");
+        assert_eq!(read(&out), read("[tui]\nx = 1\n"));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_told_apart() {
+        let own = "[model_providers.opencodex]\nname = \"mine\"\n";
+        assert!(is_taken(own).unwrap() && !is_in(own, CATALOG_PATH).unwrap());
+        let half = format!("model_catalog_json = {CATALOG_PATH:?}\n");
+        assert!(is_in(&half, CATALOG_PATH).unwrap());
+        assert_eq!(without(&half, CATALOG_PATH, None).unwrap(), "");
+        assert!(is_in("[half", CATALOG_PATH).is_err());
     }
 
     proptest! {
@@ -306,7 +428,7 @@ mod tests {
             let text = ends(&(parts.join("\n") + "\n"), &[windows]);
             prop_assume!(text.replace("\r\n", "\n").parse::<DocumentMut>().is_ok());
             let (wired, former) = with(&text, &wiring()).unwrap();
-            let out = without(&wired, CATALOG_PATH, &former).unwrap();
+            let out = without(&wired, CATALOG_PATH, Some(&former)).unwrap();
             let stripped = |text: &str| text.trim_end_matches(['\r', '\n']).to_owned();
             prop_assert_eq!(stripped(&out), stripped(&text));
         }
