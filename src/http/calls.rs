@@ -83,12 +83,14 @@ async fn run(
             Err(error)
         }
     };
-    delivered.unwrap_or_else(|error| {
-        let mut response = HttpFailure::new(error, protocol).error_response();
-        let generation = HeaderValue::from(turn.snapshot.generation);
-        response.headers_mut().insert(GENERATION, generation);
-        response
-    })
+    let failed = |error| HttpFailure::new(error, protocol).error_response();
+    ran_on(&turn, delivered.unwrap_or_else(failed))
+}
+
+/// Names the config that an answer ran on.
+pub(super) fn ran_on(turn: &Turn, mut response: HttpResponse) -> HttpResponse {
+    response.headers_mut().insert(GENERATION, HeaderValue::from(turn.snapshot.generation));
+    response
 }
 
 /// Reads a call's body, unless we are on the way out.
@@ -211,7 +213,6 @@ pub(super) fn emitter(
     protocol.emitter(settings, Ids::new(rand::random()))
 }
 
-/// Names the config that an answer ran on.
 const GENERATION: HeaderName = HeaderName::from_static("x-ocx-config-generation");
 
 fn deliver(
@@ -228,10 +229,10 @@ fn deliver(
     if !stream {
         // First, so that the head tells what its writer could not carry either.
         let document = document(&mut answer, emitter, &mut record)?;
-        let mut response = head(&answer, turn, &record, &id);
+        let mut response = head(&answer, &record, &id);
         return Ok(response.content_type("application/json").body(document));
     }
-    let mut response = head(&answer, turn, &record, &id);
+    let mut response = head(&answer, &record, &id);
     record.streaming();
     record.awaits(answer.waiting);
     response.insert_header(("x-accel-buffering", "no"));
@@ -242,12 +243,9 @@ fn deliver(
 }
 
 /// The headers of an answer: what a person needs to find out what happened to a call.
-fn head(answer: &Answer, turn: &Turn, record: &CallRecord, id: &str) -> HttpResponseBuilder {
+fn head(answer: &Answer, record: &CallRecord, id: &str) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
-    response
-        .insert_header(("x-request-id", id))
-        .insert_header((GENERATION, HeaderValue::from(turn.snapshot.generation)))
-        .insert_header(("cache-control", "no-cache"));
+    response.insert_header(("x-request-id", id)).insert_header(("cache-control", "no-cache"));
     if record.losses().iter().next().is_some() {
         response.insert_header(("x-ocx-losses", record.losses().to_string()));
     }

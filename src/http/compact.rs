@@ -44,13 +44,14 @@ pub async fn compact(
         let call = Protocol::Responses.parse(body)?;
         answer(call, &turn, &mut record).await
     };
-    match run.await {
+    let response = match run.await {
         Ok(document) => HttpResponse::Ok().content_type("application/json").body(document),
         Err(error) => {
             record.failed(&error);
             HttpFailure::new(error, Protocol::Responses).error_response()
         }
-    }
+    };
+    calls::ran_on(&turn, response)
 }
 
 async fn answer(

@@ -32,7 +32,7 @@ pub async fn count_tokens(
         let call = Protocol::Messages.parse(body)?;
         count(&call, &turn, &mut record).await
     };
-    match run.await {
+    let response = match run.await {
         Ok((tokens, estimated)) => {
             let mut response = HttpResponse::Ok();
             if estimated {
@@ -44,7 +44,8 @@ pub async fn count_tokens(
             record.failed(&error);
             HttpFailure::new(error, Protocol::Messages).error_response()
         }
-    }
+    };
+    calls::ran_on(&turn, response)
 }
 
 /// The count of the provider, or an estimate where its protocol counts nothing.

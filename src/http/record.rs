@@ -226,8 +226,31 @@ impl CallRecord {
         &self.telemetry.metrics
     }
 
-    fn provider(&self) -> &str {
+    /// The provider that the call goes to; `none` before it is routed.
+    pub fn provider(&self) -> &str {
         self.provider.as_deref().unwrap_or(NO_PROVIDER)
+    }
+
+    /// Tells the metrics.
+    fn count(&self, outcome: CallOutcome, took: Duration) {
+        let (metrics, provider, model) = (self.metrics(), self.provider(), &*self.model_label);
+        metrics.requests.with_label_values(&[self.protocol, provider, outcome.label()]).inc();
+        let stream = if self.stream { "true" } else { "false" };
+        let duration = metrics.request_duration.with_label_values(&[provider, stream]);
+        duration.observe(took.as_secs_f64());
+        if self.stream {
+            let reason = self.termination.unwrap_or("client_gone");
+            metrics.terminations.with_label_values(&[self.protocol, reason]).inc();
+        }
+        if !self.is_turn {
+            return;
+        }
+        metrics.model_requests.with_label_values(&[provider, model, outcome.class()]).inc();
+        self.count_tokens(took);
+        if let Some(otel) = &metrics.otel {
+            let error = failure(outcome.label()).unwrap_or_default();
+            otel.turn([provider, model], error, took, self.first_token, self.usage);
+        }
     }
 
     /// Counts tokens, and how fast those of a stream came.
@@ -270,6 +293,7 @@ impl CallRecord {
         }
     }
 
+    /// Tells the trace, and ends it.
     fn end_trace(&self, outcome: &str) {
         let error = failure(outcome);
         let (from, attempt) = (self.streaming, Some(self.tally.requests()));
@@ -300,6 +324,27 @@ impl CallRecord {
             usage: self.usage.map(Into::into),
             cost_usd: self.price.zip(self.usage).map(|(price, usage)| price.of(&usage)),
         });
+    }
+
+    fn log(&self, outcome: &str, took: Duration) {
+        let usage = self.usage.unwrap_or_default();
+        tracing::info!(
+            target: "ocx::call",
+            protocol = self.protocol,
+            provider = self.provider(),
+            model = self.model,
+            stream = self.stream,
+            outcome,
+            duration_ms = millis(took),
+            first_token_ms = self.first_token.map(millis),
+            input_tokens = usage.input,
+            output_tokens = usage.output,
+            attempts = self.tally.requests(),
+            losses = %self.losses,
+            generation = self.snapshot.as_ref().map(|snapshot| snapshot.generation),
+            error = self.error,
+            "turn"
+        );
     }
 
     /// The call failed.
@@ -340,47 +385,11 @@ impl Drop for CallRecord {
         self.usage = self.usage.or(self.tally.usage());
         let outcome = self.outcome.unwrap_or(CallOutcome::ClientCancelled);
         self.end_waiting(failure(outcome.label()));
-        let (metrics, took) = (self.metrics(), self.started.elapsed());
-        let provider = self.provider();
-        if self.is_turn {
-            let labels = [provider, &*self.model_label, outcome.class()];
-            metrics.model_requests.with_label_values(&labels).inc();
-            self.count_tokens(took);
-        }
-        let outcome = outcome.label();
-        metrics.requests.with_label_values(&[self.protocol, provider, outcome]).inc();
-        let stream = if self.stream { "true" } else { "false" };
-        let duration = metrics.request_duration.with_label_values(&[provider, stream]);
-        duration.observe(took.as_secs_f64());
-        if self.stream {
-            let reason = self.termination.unwrap_or("client_gone");
-            metrics.terminations.with_label_values(&[self.protocol, reason]).inc();
-        }
-        if let Some(otel) = metrics.otel.as_ref().filter(|_| self.is_turn) {
-            let error = failure(outcome).unwrap_or_default();
-            let labels = [provider, &*self.model_label];
-            otel.turn(labels, error, took, self.first_token, self.usage);
-        }
-        self.write_down(outcome, took);
-        self.end_trace(outcome);
-        let usage = self.usage.unwrap_or_default();
-        tracing::info!(
-            target: "ocx::call",
-            protocol = self.protocol,
-            provider,
-            model = self.model,
-            stream = self.stream,
-            outcome,
-            duration_ms = millis(took),
-            first_token_ms = self.first_token.map(millis),
-            input_tokens = usage.input,
-            output_tokens = usage.output,
-            attempts = self.tally.requests(),
-            losses = %self.losses,
-            generation = self.snapshot.as_ref().map(|snapshot| snapshot.generation),
-            error = self.error,
-            "turn"
-        );
+        let took = self.started.elapsed();
+        self.count(outcome, took);
+        self.write_down(outcome.label(), took);
+        self.end_trace(outcome.label());
+        self.log(outcome.label(), took);
     }
 }
 

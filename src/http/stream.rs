@@ -117,7 +117,7 @@ impl AnswerBody {
                     self.emit();
                     match read {
                         Err(error) => self.fail(&error),
-                        Ok(()) if upstream_over => self.fail(&truncated()),
+                        Ok(()) if upstream_over => self.fail(&self.truncated()),
                         Ok(()) => {}
                     }
                 }
@@ -184,6 +184,11 @@ impl AnswerBody {
         self.record.ended(terminal, self.emitter.usage());
     }
 
+    fn truncated(&self) -> GatewayError {
+        let provider = self.record.provider().to_owned();
+        GatewayError::Decode { provider, error: DecodeError::Truncated }
+    }
+
     /// Whether the clocks are to be looked at. An upstream that is always ready uses up the budget
     /// that tokio gives a task, and its timers then say nothing: so the time itself is asked too.
     fn is_due(&mut self, task: &mut Context<'_>) -> bool {
@@ -236,10 +241,6 @@ impl Drop for AnswerBody {
             self.record.aborted(self.emitter.usage());
         }
     }
-}
-
-fn truncated() -> GatewayError {
-    GatewayError::Decode { provider: "upstream".to_owned(), error: DecodeError::Truncated }
 }
 
 /// Whether an event is something that a person or program waits for.

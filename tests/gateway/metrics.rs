@@ -209,6 +209,7 @@ async fn what_was_never_sent_is_in_no_ledger_and_what_only_counts_is_no_turn() {
     let path = "POST /v1/messages/count_tokens";
     let counted = app.send(path, &[crate::app::JSON], question.to_string().as_bytes()).await;
     assert_eq!(counted.status, 200, "{}", counted.text());
+    assert_eq!(counted.header("x-ocx-config-generation"), Some("1"));
     assert_eq!(usage(&app).turns, 0);
     assert_eq!(app.metric("ocx_requests_total{outcome=\"ok\",protocol=\"count_tokens\""), 1.0);
     assert_eq!(app.metric("ocx_model_requests_total{class=\"ok\""), 0.0);
@@ -228,6 +229,7 @@ async fn usage_of_a_summary_that_is_refused_is_counted_all_the_same() {
     let path = "POST /v1/responses/compact";
     let answer = app.send(path, &[crate::app::JSON], question.to_string().as_bytes()).await;
     assert_eq!(answer.status, 502, "{}", answer.text());
+    assert_eq!(answer.header("x-ocx-config-generation"), Some("1"));
     let row = usage(&app);
     assert_eq!((row.failed, row.missing, row.tokens.input), (1, 0, 1000));
 }
