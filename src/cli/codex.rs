@@ -55,6 +55,11 @@ pub(super) fn restore(home: &Home) -> ExitCode {
     }))
 }
 
+/// As `ocx codex install`, for those who come from elsewhere.
+pub(super) fn lead(port: Option<u16>, home: &Home) -> Result<(), String> {
+    install(&CodexInstall { config: None, port }, home)
+}
+
 fn install(args: &CodexInstall, home: &Home) -> Result<(), String> {
     let codex = Codex::find(home.path());
     let path = args.config.clone().unwrap_or_else(|| home.config());

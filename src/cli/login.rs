@@ -197,7 +197,7 @@ fn lines() -> mpsc::Receiver<String> {
 
 /// Opens the person's browser, if there is one; the address is printed in any case. It is an argument,
 /// never part of a shell's line.
-fn open_browser(url: &str) {
+pub(super) fn open_browser(url: &str) {
     if !io::stdout().is_terminal() {
         return;
     }

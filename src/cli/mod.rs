@@ -7,13 +7,14 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::{
     config::{Config, Home, ProviderSpec, parse_host},
     credentials::Vault,
-    registry::AuthMode,
+    registry::{AdapterKind, AuthMode},
     telemetry::{ledger::By, logging::LogFormat},
     upstream::Network,
 };
 
 mod codex;
 mod config;
+mod init;
 mod local;
 mod login;
 mod models;
@@ -40,6 +41,8 @@ struct Cli {
 enum Command {
     /// Start the gateway and run until SIGINT or SIGTERM; SIGHUP reloads the config.
     Serve(Serve),
+    /// Add a provider to the config, step by step or by flags; its key is checked before it is saved.
+    Init(InitArgs),
     /// Log in to an account of a provider (xai, anthropic, kimi), by browser, paste or device code.
     Login(LoginArgs),
     /// Forget an account's login.
@@ -91,6 +94,43 @@ struct Serve {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
+}
+
+#[derive(Debug, clap::Args)]
+struct InitArgs {
+    /// Ask nothing: what no flag says is left at its default.
+    #[arg(long)]
+    yes: bool,
+    /// The provider: a name of `ocx provider list`, or one of your own with `--base-url`.
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Its address, where ocx does not know it.
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
+    /// Its protocol, where ocx does not know it [default: openai-chat].
+    #[arg(long, value_name = "NAME", value_parser = adapter)]
+    adapter: Option<AdapterKind>,
+    /// The variable that holds its key.
+    #[arg(long, value_name = "VAR", conflicts_with_all = ["key_stdin", "no_key"])]
+    key_env: Option<String>,
+    /// Read its key from standard input.
+    #[arg(long, conflicts_with = "no_key")]
+    key_stdin: bool,
+    /// It wants no key.
+    #[arg(long)]
+    no_key: bool,
+    /// Its model when a caller names it without a provider.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Lead Codex to the running gateway too.
+    #[arg(long)]
+    codex: bool,
+    /// Port of the gateway, if it was started with `--port`.
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+    /// For accounts: print the address and open no browser.
+    #[arg(long)]
+    no_browser: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -220,6 +260,13 @@ struct UsageArgs {
     json: bool,
 }
 
+fn adapter(text: &str) -> Result<AdapterKind, String> {
+    let all = AdapterKind::ALL;
+    all.into_iter()
+        .find(|kind| kind.name() == text)
+        .ok_or_else(|| format!("one of {}", all.map(AdapterKind::name).join(", ")))
+}
+
 fn day(text: &str) -> Result<jiff::civil::Date, String> {
     text.parse().map_err(|_| "write a day, such as 2026-11-26".to_owned())
 }
@@ -267,6 +314,7 @@ pub fn run() -> ExitCode {
     let home = Home::find();
     match Cli::parse().command {
         Command::Serve(args) => serve::run(&args, &home),
+        Command::Init(args) => init::init(&args, &home),
         Command::Login(args) => login::login(&args, &home),
         Command::Logout(args) => login::logout(&args, &home),
         Command::Accounts { command } => login::accounts(command.as_ref(), &home),

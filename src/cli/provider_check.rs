@@ -12,7 +12,7 @@ use crate::{
     config::{self, Home, Loaded, ProviderSpec, process_env},
     credentials::{Credential, Vault},
     registry::{self, AdapterKind, AuthMode},
-    upstream::Upstream,
+    upstream::{Network, Upstream},
 };
 
 /// How long a provider may take to answer.
@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What a provider says of a key.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Valid,
     Invalid(u16),
     Unknown(String),
@@ -60,22 +60,34 @@ pub(super) fn check(provider: Option<&str>, home: &Home) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let any_invalid = actix_web::rt::System::new().block_on(async {
-        let mut any_invalid = false;
-        for spec in chosen {
-            let upstream = Upstream::new(&network).via(&spec.reach);
-            for (name, credential) in credentials(spec, home) {
-                let verdict = match credential {
-                    Ok(credential) => ask(spec, &credential, &upstream).await,
-                    Err(reason) => Verdict::Unknown(reason),
-                };
-                any_invalid |= matches!(verdict, Verdict::Invalid(_));
-                say(format_args!("{:<24} {name:<12} {verdict}", spec.id.as_str()));
-            }
+    let mut any_invalid = false;
+    for spec in chosen {
+        for (name, verdict) in verdicts(spec, home, &network) {
+            any_invalid |= matches!(verdict, Verdict::Invalid(_));
+            say(format_args!("{:<24} {name:<12} {verdict}", spec.id.as_str()));
         }
-        any_invalid
-    });
+    }
     if any_invalid { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// What a provider says of each of its keys.
+pub(super) fn verdicts(
+    spec: &ProviderSpec,
+    home: &Home,
+    network: &Network,
+) -> Vec<(String, Verdict)> {
+    actix_web::rt::System::new().block_on(async {
+        let upstream = Upstream::new(network).via(&spec.reach);
+        let mut verdicts = Vec::new();
+        for (name, credential) in credentials(spec, home) {
+            let verdict = match credential {
+                Ok(credential) => ask(spec, &credential, &upstream).await,
+                Err(reason) => Verdict::Unknown(reason),
+            };
+            verdicts.push((name, verdict));
+        }
+        verdicts
+    })
 }
 
 /// Everything that the provider may be asked with, by a name for people.

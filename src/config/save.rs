@@ -11,21 +11,30 @@ use crate::wire::json::RawObject;
 ///
 /// When the file is there and is no config, or cannot be written.
 pub fn add_provider(path: &Path, id: &str) -> io::Result<bool> {
+    match with_provider(path, id, "{}")? {
+        Some(changed) => save(path, &changed).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// The text of a config file with a provider of these fields (a JSON object); nothing if there is one of
+/// this name already. Nothing is written.
+///
+/// # Errors
+///
+/// When the file is there and is no config.
+pub fn with_provider(path: &Path, id: &str, fields: &str) -> io::Result<Option<String>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => "{\n}\n".to_owned(),
         Err(error) => return Err(error),
     };
-    match with_provider(&text, id).map_err(io::Error::other)? {
-        Some(changed) => replace(path, &changed).map(|()| true),
-        None => Ok(false),
-    }
+    added(&text, id, fields).map_err(io::Error::other)
 }
 
-/// The text with the provider; nothing if it is there already.
-fn with_provider(text: &str, id: &str) -> Result<Option<String>, serde_json::Error> {
+fn added(text: &str, id: &str, fields: &str) -> Result<Option<String>, serde_json::Error> {
     let root: RawObject<'_> = serde_json::from_str(text)?;
-    let entry = format!("{}: {{}}", serde_json::to_string(id)?);
+    let entry = format!("{}: {fields}", serde_json::to_string(id)?);
     let Some(providers) = root.get("providers") else {
         // Without the field there is `openai`, which should stay.
         let also = if id == "openai" { "" } else { "\"openai\": {}, " };
@@ -49,7 +58,12 @@ fn spliced(text: &str, object: &str, field: &str, is_empty: bool) -> String {
     format!("{}{field}{comma}{}", &text[..at], &text[at..])
 }
 
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// Replaces a config file whole: old or new, never a half. A new one is private.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn save(path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
     let mut file = tempfile::Builder::new().prefix(".config-").tempfile_in(dir)?;
@@ -69,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_provider_is_added_and_every_other_byte_stays() {
-        let with = |text: &str| with_provider(text, "xai").unwrap();
+        let with = |text: &str| added(text, "xai", "{}").unwrap();
         let text = "{\n  \"port\": 1,\n  \"providers\": {\n    \"ollama\": {}\n  }\n}\n";
         let expected =
             "{\n  \"port\": 1,\n  \"providers\": {\n    \"xai\": {},\n    \"ollama\": {}\n  }\n}\n";
@@ -81,7 +95,7 @@ mod tests {
             assert_eq!(value["providers"]["xai"], serde_json::json!({}), "{changed}");
             assert_eq!(value["providers"].get("openai").is_some(), !text.contains("providers"));
         }
-        assert!(with_provider("[]", "xai").is_err());
+        assert!(added("[]", "xai", "{}").is_err());
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Login {
 }
 
 /// What a browser does: asks, and is sent on to an address.
-fn browse(address: &Url) -> Url {
+pub fn browse(address: &Url) -> Url {
     let path = format!("{}?{}", address.path(), address.query().unwrap());
     let answer = get(address.port().unwrap(), "GET", &path, "");
     let location = answer
@@ -68,7 +68,7 @@ fn browse(address: &Url) -> Url {
     Url::parse(location.unwrap_or_else(|| panic!("{answer}"))).unwrap()
 }
 
-fn visit(address: &Url) -> String {
+pub fn visit(address: &Url) -> String {
     let path = format!("{}?{}", address.path(), address.query().unwrap_or_default());
     get(address.port().unwrap(), "GET", &path, "")
 }

@@ -8,6 +8,7 @@ mod authority;
 mod support;
 
 mod faults;
+mod init;
 mod logins;
 mod refreshes;
 

@@ -1,0 +1,299 @@
+//! `ocx init`: a provider for the config, asked for or by flags, and checked before it is saved.
+//!
+//! What is in the config stays. A key that its provider refuses is not saved; one that nobody can judge is,
+//! and that is said.
+
+use std::{
+    io::{IsTerminal as _, Read as _},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use dialoguer::{Confirm, FuzzySelect, Input, Password, theme::SimpleTheme};
+use serde_json::{Map, Value};
+
+use super::{
+    InitArgs, LoginArgs, codex, finish,
+    local::Local,
+    logged_out, login, network,
+    provider_check::{self, Verdict},
+    say,
+};
+use crate::{
+    config::{self, Home, ProviderSpec, process_env},
+    credentials::Vault,
+    registry::{self, AdapterKind, AuthMode, ProviderEntry},
+};
+
+/// Runs the command.
+pub(super) fn init(args: &InitArgs, home: &Home) -> ExitCode {
+    let person = if args.yes { None } else { Person::here() };
+    if !args.yes && person.is_none() {
+        return finish(Err(
+            "this is no terminal: say `--yes` and `--provider NAME`, and the rest by flags"
+                .to_owned(),
+        ));
+    }
+    match run(args, person.as_ref(), home) {
+        Ok(Next::Done) => ExitCode::SUCCESS,
+        Ok(Next::LogIn(provider)) => {
+            let (no_browser, paste) = (args.no_browser, false);
+            let code = login::login(&LoginArgs { provider, no_browser, paste }, home);
+            if code == ExitCode::SUCCESS {
+                say(WHAT_NEXT);
+            }
+            code
+        }
+        Err(message) => finish(Err(message)),
+    }
+}
+
+const WHAT_NEXT: &str = "Next: `ocx serve` starts the gateway, if it does not run; `ocx codex install` leads Codex to it.";
+
+enum Next {
+    Done,
+    LogIn(String),
+}
+
+/// Whoever sits at the terminal.
+struct Person(SimpleTheme);
+
+impl Person {
+    fn here() -> Option<Self> {
+        let there = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        there.then_some(Self(SimpleTheme))
+    }
+
+    fn text(&self, question: &str) -> Result<String, String> {
+        let asked = Input::with_theme(&self.0).with_prompt(question).interact_text();
+        asked.map(|said: String| said.trim().to_owned()).map_err(told)
+    }
+
+    fn agrees(&self, question: &str) -> Result<bool, String> {
+        Confirm::with_theme(&self.0).with_prompt(question).default(true).interact().map_err(told)
+    }
+}
+
+fn told(error: dialoguer::Error) -> String {
+    format!("the terminal cannot be asked: {error}")
+}
+
+fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, String> {
+    let name = match (&args.provider, person) {
+        (Some(name), _) => name.clone(),
+        (None, Some(person)) => pick(person)?,
+        (None, None) => {
+            return Err("`--provider NAME` is missing; `ocx provider list` has them".to_owned());
+        }
+    };
+    let (path, name) = (home.config(), name.as_str());
+    let with = |fields: &str| {
+        config::with_provider(&path, name, fields)
+            .map_err(|error| format!("{}: {error}", path.display()))
+    };
+    if with("{}")?.is_none() {
+        say(format_args!("`{name}` is in {} already, and stays as it is.", path.display()));
+        if is_logged_out(name, home) {
+            return Ok(Next::LogIn(name.to_owned()));
+        }
+        return offer_codex(args, person, home);
+    }
+    let fields = Wanted::of(name, args, person)?.fields;
+    let text = with(&Value::Object(fields).to_string())?.ok_or("the provider came in between")?;
+    let loaded = config::check(text.as_bytes(), &path, &process_env).map_err(|e| e.to_string())?;
+    let spec = loaded.config.providers.get(name).ok_or("the provider is not in the config")?;
+    if spec.auth != AuthMode::OAuth {
+        judge(spec, home, &network(&loaded.config)?)?;
+    }
+    config::save(&path, &text).map_err(|error| format!("{}: {error}", path.display()))?;
+    say(format_args!("Saved `{name}` in {}.", path.display()));
+    if spec.auth == AuthMode::OAuth {
+        return Ok(Next::LogIn(name.to_owned()));
+    }
+    offer_codex(args, person, home)
+}
+
+/// Whether a provider of the config is one for accounts, and nobody is logged in.
+fn is_logged_out(name: &str, home: &Home) -> bool {
+    let loaded = config::check_file(&home.config(), &process_env).ok().flatten();
+    let spec = loaded.and_then(|loaded| loaded.config.providers.get(name).cloned());
+    spec.is_some_and(|spec| logged_out(&spec, &Vault::new(home.path())).is_some())
+}
+
+/// Asks the provider whether it takes the key.
+fn judge(
+    spec: &Arc<ProviderSpec>,
+    home: &Home,
+    network: &crate::upstream::Network,
+) -> Result<(), String> {
+    for (key, verdict) in provider_check::verdicts(spec, home, network) {
+        say(format_args!("{}: {key}: {verdict}", spec.id));
+        if matches!(verdict, Verdict::Invalid(_)) {
+            return Err("the provider refuses the key, so nothing was saved".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn offer_codex(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, String> {
+    let path = home.config();
+    let runs = actix_web::rt::System::new().block_on(async {
+        let local = Local::find(&path, args.port, home).await.ok()?;
+        // A person who goes on at once should find the new provider there.
+        local.manage("/api/config/reload").await.ok()
+    });
+    let wants = match (runs.is_some(), person) {
+        (false, _) if args.codex => return Err(format!("the gateway does not run. {WHAT_NEXT}")),
+        (false, _) => false,
+        (true, Some(person)) if !args.codex => person.agrees("Lead Codex to ocx now?")?,
+        (true, _) => args.codex,
+    };
+    if wants {
+        codex::lead(args.port, home)?;
+    } else {
+        say(WHAT_NEXT);
+    }
+    Ok(Next::Done)
+}
+
+/// A provider to be.
+struct Wanted {
+    name: String,
+    fields: Map<String, Value>,
+}
+
+impl Wanted {
+    fn of(name: &str, args: &InitArgs, person: Option<&Person>) -> Result<Self, String> {
+        let mut wanted = Self { name: name.to_owned(), fields: Map::new() };
+        match registry::find(&wanted.name).filter(|_| args.base_url.is_none()) {
+            Some(entry) => wanted.known(entry, args, person)?,
+            None => wanted.custom(args, person)?,
+        }
+        if let Some(model) = &args.model {
+            wanted.set("defaultModel", model.as_str());
+        }
+        Ok(wanted)
+    }
+
+    fn set(&mut self, field: &str, value: impl Into<Value>) {
+        self.fields.insert(field.to_owned(), value.into());
+    }
+
+    fn known(
+        &mut self,
+        entry: &ProviderEntry,
+        args: &InitArgs,
+        person: Option<&Person>,
+    ) -> Result<(), String> {
+        if entry.auth == AuthMode::Key {
+            let page = entry.key_page.as_deref();
+            self.key(args, person, entry.env_var.as_deref(), page)?;
+        }
+        Ok(())
+    }
+
+    fn custom(&mut self, args: &InitArgs, person: Option<&Person>) -> Result<(), String> {
+        let base_url = match (&args.base_url, person) {
+            (Some(url), _) => url.clone(),
+            (None, Some(person)) => {
+                person.text("Its address (such as http://localhost:8000/v1)")?
+            }
+            (None, None) => {
+                return Err(format!(
+                    "ocx does not know `{}`: give its address with `--base-url`",
+                    self.name
+                ));
+            }
+        };
+        self.set("adapter", args.adapter.unwrap_or(AdapterKind::OpenAiChat).name());
+        self.set("baseUrl", base_url);
+        let keyless = match person {
+            _ if args.key_env.is_some() || args.key_stdin => false,
+            Some(person) if !args.no_key => !person.agrees("Does it want a key?")?,
+            _ => true,
+        };
+        if keyless {
+            self.set("authMode", "local");
+            return Ok(());
+        }
+        self.key(args, person, None, None)
+    }
+
+    /// The key, best as the name of a variable: then it is in no file of ours.
+    fn key(
+        &mut self,
+        args: &InitArgs,
+        person: Option<&Person>,
+        variable: Option<&str>,
+        page: Option<&str>,
+    ) -> Result<(), String> {
+        if let Some(variable) = &args.key_env {
+            self.set("apiKey", format!("${{{variable}}}"));
+            return Ok(());
+        }
+        if args.key_stdin {
+            let mut key = String::new();
+            std::io::stdin().read_to_string(&mut key).map_err(|error| error.to_string())?;
+            return self.literal(key.trim());
+        }
+        // Without a word in the config, the variable that its users have is looked at.
+        let is_set = variable.filter(|variable| process_env(variable).is_some());
+        let Some(person) = person else { return Ok(()) };
+        if let Some(variable) = is_set
+            && person.agrees(&format!("Use the key in the variable {variable}?"))?
+        {
+            self.set("apiKey", format!("${{{variable}}}"));
+            return Ok(());
+        }
+        if let Some(page) = page {
+            say(format_args!("You get a key at {page}"));
+            login::open_browser(page);
+        }
+        let hint = variable
+            .map(|variable| format!("; empty: it will be in {variable}"))
+            .unwrap_or_default();
+        let question = format!("The key (it is not shown{hint})");
+        let key = Password::with_theme(&person.0)
+            .with_prompt(question)
+            .allow_empty_password(variable.is_some())
+            .interact()
+            .map_err(told)?;
+        match (key.trim(), variable) {
+            ("", Some(variable)) => {
+                self.set("apiKey", format!("${{{variable}}}"));
+                Ok(())
+            }
+            (key, _) => self.literal(key),
+        }
+    }
+
+    /// A key as it is, whatever it begins with.
+    fn literal(&mut self, key: &str) -> Result<(), String> {
+        if key.is_empty() {
+            return Err("the key is empty".to_owned());
+        }
+        let escaped =
+            if key.starts_with('$') { format!("$${}", &key[1..]) } else { key.to_owned() };
+        self.set("apiKey", escaped);
+        Ok(())
+    }
+}
+
+/// Lets the person choose among what the registry knows, or name another.
+fn pick(person: &Person) -> Result<String, String> {
+    let mut names: Vec<&str> = registry::entries().map(|(id, _)| id).collect();
+    let mut labels: Vec<String> =
+        registry::entries().map(|(id, entry)| format!("{id} ({})", entry.label)).collect();
+    names.push("");
+    labels.push("another server".to_owned());
+    let chosen = FuzzySelect::with_theme(&person.0)
+        .with_prompt("Which provider (type to search)")
+        .items(&labels)
+        .default(0)
+        .interact()
+        .map_err(told)?;
+    match names.get(chosen) {
+        Some(name) if !name.is_empty() => Ok((*name).to_owned()),
+        _ => person.text("A name for it"),
+    }
+}
