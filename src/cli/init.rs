@@ -272,8 +272,10 @@ impl Wanted {
         if key.is_empty() {
             return Err("the key is empty".to_owned());
         }
-        let escaped =
-            if key.starts_with('$') { format!("$${}", &key[1..]) } else { key.to_owned() };
+        let escaped = match key.strip_prefix('$') {
+            Some(rest) => format!("$${rest}"),
+            None => key.to_owned(),
+        };
         self.set("apiKey", escaped);
         Ok(())
     }
