@@ -11,6 +11,7 @@ use std::{
 
 use dialoguer::{Confirm, FuzzySelect, Input, Password, theme::SimpleTheme};
 use serde_json::{Map, Value};
+use url::Url;
 
 use super::{
     InitArgs, LoginArgs, codex, finish,
@@ -20,7 +21,7 @@ use super::{
     say,
 };
 use crate::{
-    config::{self, Home, ProviderSpec, process_env},
+    config::{self, Home, KeySource, ProviderSpec, SecretText, process_env},
     credentials::Vault,
     registry::{self, AdapterKind, AuthMode, ProviderEntry},
 };
@@ -28,7 +29,7 @@ use crate::{
 /// Runs the command.
 pub(super) fn init(args: &InitArgs, home: &Home) -> ExitCode {
     let person = if args.yes { None } else { Person::here() };
-    if !args.yes && person.is_none() {
+    if !args.yes && person.is_none() && args.provider.is_none() {
         return finish(Err(
             "this is no terminal: say `--yes` and `--provider NAME`, and the rest by flags"
                 .to_owned(),
@@ -92,6 +93,12 @@ fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, St
             .map_err(|error| format!("{}: {error}", path.display()))
     };
     if with("{}")?.is_none() {
+        if args.describes() {
+            return Err(format!(
+                "`{name}` is in {} already, so nothing was done: change it there",
+                path.display()
+            ));
+        }
         say(format_args!("`{name}` is in {} already, and stays as it is.", path.display()));
         if is_logged_out(name, home) {
             return Ok(Next::LogIn(name.to_owned()));
@@ -99,6 +106,8 @@ fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, St
         return offer_codex(args, person, home);
     }
     let fields = Wanted::of(name, args, person)?.fields;
+    let key = fields.get("apiKey").and_then(Value::as_str).map(SecretText::from);
+    let is_literal = key.is_some_and(|key| matches!(key.source(), KeySource::Literal(_)));
     let text = with(&Value::Object(fields).to_string())?.ok_or("the provider came in between")?;
     let loaded = config::check(text.as_bytes(), &path, &process_env).map_err(|e| e.to_string())?;
     let spec = loaded.config.providers.get(name).ok_or("the provider is not in the config")?;
@@ -106,6 +115,9 @@ fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, St
         judge(spec, home, &network(&loaded.config)?)?;
     }
     config::save(&path, &text).map_err(|error| format!("{}: {error}", path.display()))?;
+    if is_literal {
+        config::make_private(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     say(format_args!("Saved `{name}` in {}.", path.display()));
     if spec.auth == AuthMode::OAuth {
         return Ok(Next::LogIn(name.to_owned()));
@@ -128,6 +140,11 @@ fn judge(
 ) -> Result<(), String> {
     for (key, verdict) in provider_check::verdicts(spec, home, network) {
         say(format_args!("{}: {key}: {verdict}", spec.id));
+        if matches!(verdict, Verdict::Invalid(_)) && spec.keys.is_empty() {
+            return Err(
+                "it wants a key, so nothing was saved: `--key-env VAR` or `--key-stdin`".to_owned()
+            );
+        }
         if matches!(verdict, Verdict::Invalid(_)) {
             return Err("the provider refuses the key, so nothing was saved".to_owned());
         }
@@ -164,6 +181,12 @@ struct Wanted {
 
 impl Wanted {
     fn of(name: &str, args: &InitArgs, person: Option<&Person>) -> Result<Self, String> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
+            return Err(format!(
+                "`{name}` is no name: letters, digits, dots, dashes and underscores, 64 at most"
+            ));
+        }
         let mut wanted = Self { name: name.to_owned(), fields: Map::new() };
         match registry::find(&wanted.name).filter(|_| args.base_url.is_none()) {
             Some(entry) => wanted.known(entry, args, person)?,
@@ -205,6 +228,11 @@ impl Wanted {
                 ));
             }
         };
+        let is_address = Url::parse(&base_url)
+            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if !is_address {
+            return Err(format!("`{base_url}` is no address: it begins with http:// or https://"));
+        }
         self.set("adapter", args.adapter.unwrap_or(AdapterKind::OpenAiChat).name());
         self.set("baseUrl", base_url);
         let keyless = match person {
@@ -232,6 +260,11 @@ impl Wanted {
             return Ok(());
         }
         if args.key_stdin {
+            if std::io::stdin().is_terminal() {
+                // Typed, it must not be shown.
+                let key = Password::with_theme(&SimpleTheme).with_prompt("The key").interact();
+                return self.literal(key.map_err(told)?.trim());
+            }
             let mut key = String::new();
             std::io::stdin().read_to_string(&mut key).map_err(|error| error.to_string())?;
             return self.literal(key.trim());
@@ -263,6 +296,11 @@ impl Wanted {
                 self.set("apiKey", format!("${{{variable}}}"));
                 Ok(())
             }
+            // Written as in the config, be it a variable.
+            (key, _) if matches!(SecretText::from(key).source(), KeySource::Env(_)) => {
+                self.set("apiKey", key);
+                Ok(())
+            }
             (key, _) => self.literal(key),
         }
     }
@@ -271,6 +309,9 @@ impl Wanted {
     fn literal(&mut self, key: &str) -> Result<(), String> {
         if key.is_empty() {
             return Err("the key is empty".to_owned());
+        }
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("a key is one word of visible characters; this is none".to_owned());
         }
         let escaped = match key.strip_prefix('$') {
             Some(rest) => format!("$${rest}"),

@@ -146,7 +146,12 @@ fn token(file: Option<&ConfigFile>, home: &Home) -> Result<SecretString, String>
         return Ok(token);
     }
     let path = home.admin_token();
-    std::fs::read_to_string(&path)
-        .map(|text| text.trim().into())
-        .map_err(|error| format!("{}: {error}; is ocx running?", path.display()))
+    std::fs::read_to_string(&path).map(|text| text.trim().into()).map_err(|error| {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                format!("ocx was never started in this home: there is no {}", path.display())
+            }
+            _ => format!("{}: {error}", path.display()),
+        }
+    })
 }

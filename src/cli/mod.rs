@@ -111,7 +111,7 @@ struct InitArgs {
     #[arg(long, value_name = "NAME", value_parser = adapter)]
     adapter: Option<AdapterKind>,
     /// The variable that holds its key.
-    #[arg(long, value_name = "VAR", conflicts_with_all = ["key_stdin", "no_key"])]
+    #[arg(long, value_name = "VAR", value_parser = variable, conflicts_with_all = ["key_stdin", "no_key"])]
     key_env: Option<String>,
     /// Read its key from standard input.
     #[arg(long, conflicts_with = "no_key")]
@@ -258,6 +258,27 @@ struct UsageArgs {
     /// As JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl InitArgs {
+    /// Whether anything is said of how the provider is.
+    fn describes(&self) -> bool {
+        self.base_url.is_some()
+            || self.adapter.is_some()
+            || self.key_env.is_some()
+            || self.model.is_some()
+            || self.key_stdin
+            || self.no_key
+    }
+}
+
+fn variable(text: &str) -> Result<String, String> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let legal = text.chars().all(word) && text.starts_with(|c: char| !c.is_ascii_digit());
+    // Not repeated: it may be the key itself.
+    legal
+        .then(|| text.to_owned())
+        .ok_or_else(|| "write the name of a variable, not the key".to_owned())
 }
 
 fn adapter(text: &str) -> Result<AdapterKind, String> {

@@ -1,7 +1,13 @@
 //! Changes to `config.json` that commands make: as small as can be, everything else byte for byte.
 
-use std::{fs, io, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs, io,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
+};
 
+use super::paths::tighten;
 use crate::wire::json::RawObject;
 
 /// Adds a provider that the registry knows, unless the file has one of this name. Tells whether it was
@@ -49,13 +55,14 @@ fn added(text: &str, id: &str, fields: &str) -> Result<Option<String>, serde_jso
     Ok(Some(spliced(text, providers.get(), &entry, known.0.is_empty())))
 }
 
-/// The text with a field added at the beginning of one of its objects.
+/// The text with a field added at the end of one of its objects: order means something in a config.
 fn spliced(text: &str, object: &str, field: &str, is_empty: bool) -> String {
     // Raw values are slices of the text they were read from.
     let start = object.as_ptr() as usize - text.as_ptr() as usize;
-    let at = start + object.find('{').map_or(0, |brace| brace + 1);
+    let inside = object.rfind('}').map_or(object, |brace| &object[..brace]);
+    let at = start + inside.trim_end().len();
     let comma = if is_empty { "" } else { "," };
-    format!("{}{field}{comma}{}", &text[..at], &text[at..])
+    format!("{}{comma}{field}{}", &text[..at], &text[at..])
 }
 
 /// Replaces a config file whole: old or new, never a half. A new one is private.
@@ -64,8 +71,13 @@ fn spliced(text: &str, object: &str, field: &str, is_empty: bool) -> String {
 ///
 /// When it cannot be written.
 pub fn save(path: &Path, text: &str) -> io::Result<()> {
+    // A link stays one: what it leads to is written.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(dir)?;
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
     let mut file = tempfile::Builder::new().prefix(".config-").tempfile_in(dir)?;
     file.write_all(text.as_bytes())?;
     if let Ok(meta) = fs::metadata(path) {
@@ -77,6 +89,15 @@ pub fn save(path: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes away whatever others than its owner may do with a file: it holds a key now.
+///
+/// # Errors
+///
+/// When its mode cannot be changed.
+pub fn make_private(path: &Path) -> io::Result<()> {
+    tighten(path, 0o600)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +107,7 @@ mod tests {
         let with = |text: &str| added(text, "xai", "{}").unwrap();
         let text = "{\n  \"port\": 1,\n  \"providers\": {\n    \"ollama\": {}\n  }\n}\n";
         let expected =
-            "{\n  \"port\": 1,\n  \"providers\": {\n    \"xai\": {},\n    \"ollama\": {}\n  }\n}\n";
+            "{\n  \"port\": 1,\n  \"providers\": {\n    \"ollama\": {},\n    \"xai\": {}\n  }\n}\n";
         assert_eq!(with(text).as_deref(), Some(expected));
         assert_eq!(with(expected), None, "it is there");
         for text in ["{}", "{\"port\": 1}", "{\"providers\": {}}", "{\n}\n"] {
@@ -109,5 +130,14 @@ mod tests {
         assert!(add_provider(&path, "xai").unwrap());
         assert!(!add_provider(&path, "xai").unwrap());
         assert_eq!(mode(), 0o640);
+        make_private(&path).unwrap();
+        assert_eq!(mode(), 0o600);
+        let home = fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777;
+        assert_eq!(home, 0o700);
+        let link = dir.path().join("link.json");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(add_provider(&link, "anthropic").unwrap());
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(fs::read_to_string(&path).unwrap().contains("anthropic"));
     }
 }

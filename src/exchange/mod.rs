@@ -79,15 +79,13 @@ pub async fn open(
         unanswered(&lease, &error);
         failed(&lease, error)
     })?;
-    if !response.head.is_success() {
-        means.first_byte(asked, Some(result));
-    }
     let waited = started.elapsed().as_secs_f64();
     metrics.time_to_headers.with_label_values(&[provider]).observe(waited);
     for (window, left) in &response.head.remaining {
         metrics.rate_limit_remaining.with_label_values(&[provider, *window]).set(*left);
     }
     if !response.head.is_success() {
+        means.first_byte(asked, Some(result));
         let body = response.body.read_error().await;
         let error = refuse(&lease, &response.head, adapter.refusal(&response.head, &body));
         settle(&lease, &response.head, &error);

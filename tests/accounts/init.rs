@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -52,6 +53,7 @@ fn a_server_of_ones_own_with_a_key_that_is_checked_first() {
     let _machine = together();
     let (server, home) = (keyed(), home("init-custom"));
     fs::write(home.join("config.json"), "{\n  \"providers\": { \"ollama\": {} }\n}\n").unwrap();
+    fs::set_permissions(home.join("config.json"), fs::Permissions::from_mode(0o644)).unwrap();
     let steps = |key: &str| {
         json!([
             ["Which provider", "another server\r"],
@@ -72,6 +74,10 @@ fn a_server_of_ones_own_with_a_key_that_is_checked_first() {
         json!({"adapter": "openai-chat", "baseUrl": server.base_url(), "apiKey": "sk-right"});
     assert_eq!(config["providers"]["mine"], expected);
     assert_eq!(config["providers"]["ollama"], json!({}), "what was there stays");
+    let names: Vec<&String> = config["providers"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["ollama", "mine"], "and first: order decides where models go");
+    let mode = fs::metadata(home.join("config.json")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600, "it holds a key now");
 }
 
 #[test]
@@ -148,4 +154,16 @@ fn without_a_terminal_flags_must_say_all() {
         assert_eq!(child.wait().unwrap().success(), saves, "{key}");
     }
     assert_eq!(saved(&home)["providers"]["mine"]["apiKey"], "sk-right");
+    for wrong in [
+        &["--provider", "mine", "--no-key"][..],
+        &["--provider", "a/b", "--base-url", "http://h/v1"],
+        &["--provider", "x", "--base-url", "notaurl"],
+        &["--provider", "x", "--base-url", "http://h/v1", "--key-env", "${KEY}"],
+        &["--provider", "x", "--base-url", &server.base_url()],
+    ] {
+        let before = saved(&home);
+        let output = command(&home).args(["init", "--yes"]).args(wrong).output().unwrap();
+        assert!(!output.status.success(), "{wrong:?}");
+        assert_eq!(saved(&home), before, "{wrong:?}");
+    }
 }
