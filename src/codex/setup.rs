@@ -209,7 +209,33 @@ impl Codex {
     /// Nothing if the user changed the config meanwhile.
     fn try_install(&self, gateway: &Gateway) -> Result<Option<Installed>, SetupError> {
         let before = self.record()?;
-        let Base { read, without } = self.base(before.as_ref())?;
+        let plan = self.plan(gateway, before.as_ref())?;
+        self.undo.write(&plan.record).map_err(at(self.undo.dir()))?;
+        match self.carry_out(&plan) {
+            Ok(true) => Ok(Some(Installed {
+                routed: gateway.models.len(),
+                native: plan.native,
+                catalog: self.catalog(),
+                config: self.config(),
+            })),
+            Ok(false) => Ok(None),
+            Err(error) => {
+                if before.is_none() {
+                    // As if nothing had been tried; what does not work now, `restore` does.
+                    let others = plan.others.iter().filter_map(|(path, _)| plan.record.of(path));
+                    let undone: Result<Vec<_>, _> =
+                        others.map(|kept| self.put_back(kept)).collect();
+                    drop(undone.map(|_| self.undo.forget()));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What is to be written, and the record of what there is. Copies of that are kept; nothing of Codex's
+    /// is touched.
+    fn plan(&self, gateway: &Gateway, before: Option<&Record>) -> Result<Plan, SetupError> {
+        let Base { read, without } = self.base(before)?;
         let text = match &without {
             Some((bytes, _)) => self.text(bytes)?,
             None => "",
@@ -225,72 +251,58 @@ impl Codex {
             key_variable: gateway.key_variable,
         };
         let (wired, former) = wiring::with(text, &wiring).map_err(|error| self.no_toml(&error))?;
-        let (models, native) = merged(gateway);
-        let profile = profile();
         // What is there now becomes the same again without us, be it that we die right after.
         let now = read.as_ref().map(|(bytes, _)| undo::digest(bytes));
-        let mut files = vec![self.kept(
-            &self.config(),
-            without,
-            [now, Some(undo::digest(wired.as_bytes()))],
-        )?];
-        let mut writes = Vec::new();
-        for (path, bytes) in
-            [(self.catalog(), models.as_slice()), (self.profile(), profile.as_bytes())]
-        {
-            let known = before.as_ref().and_then(|before| before.of(&path));
-            let there = undo::read(&path).map_err(at(&path))?;
-            let is_ours = |(bytes, _): &(Vec<u8>, u32)| {
-                known.is_some_and(|known| known.written.contains(&undo::digest(bytes)))
-            };
-            // A profile that the user wrote, or changed, is the user's.
-            if path == self.profile() && there.as_ref().is_some_and(|there| !is_ours(there)) {
-                continue;
+        let written = [now, Some(undo::digest(wired.as_bytes()))];
+        let mut files = vec![self.kept(&self.config(), without, written)?];
+        let (models, native) = merged(gateway);
+        let mut others = Vec::new();
+        for (path, bytes) in [(self.catalog(), models), (self.profile(), profile().into_bytes())] {
+            if let Some(kept) = self.kept_of_ours(&path, &bytes, before)? {
+                files.push(kept);
+                others.push((path, bytes));
             }
-            let now =
-                there.as_ref().filter(|there| is_ours(there)).map(|(bytes, _)| undo::digest(bytes));
-            let original = match known {
-                Some(known) => self.original(known)?,
-                None => there,
-            };
-            files.push(self.kept(&path, original, [now, Some(undo::digest(bytes))])?);
-            writes.push((path, bytes));
         }
-        let cache = match before.as_ref().and_then(|before| before.of(&self.cache())) {
+        let cache = match before.and_then(|before| before.of(&self.cache())) {
             Some(known) => self.original(known)?,
             None => undo::read(&self.cache()).map_err(at(&self.cache()))?,
         };
         files.push(self.kept(&self.cache(), cache, [None, None])?);
-        let record = Record { former, files };
-        self.undo.write(&record).map_err(at(self.undo.dir()))?;
-        // Last, since it is what counts.
-        let config = self.config();
-        let written =
-            writes.iter().try_for_each(|(path, bytes)| self.put(path, bytes)).and_then(|()| {
-                match undo::read(&config).map_err(at(&config))? == read {
-                    true => self.put(&config, wired.as_bytes()).map(|()| true),
-                    false => Ok(false),
-                }
-            });
-        match written {
-            Ok(true) => Ok(Some(Installed {
-                routed: gateway.models.len(),
-                native,
-                catalog: self.catalog(),
-                config,
-            })),
-            Ok(false) => Ok(None),
-            Err(error) => {
-                if before.is_none() {
-                    // As if nothing had been tried; what does not work now, `restore` does.
-                    let others = record.files.iter().filter(|kept| kept.path != config);
-                    let undone =
-                        others.map(|kept| self.put_back(kept)).collect::<Result<Vec<_>, _>>();
-                    drop(undone.map(|_| self.undo.forget()));
-                }
-                Err(error)
-            }
+        Ok(Plan { read, wired, others, native, record: Record { former, files } })
+    }
+
+    /// What the record says of a file that is to hold these bytes; nothing if it is the user's.
+    fn kept_of_ours(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        before: Option<&Record>,
+    ) -> Result<Option<Kept>, SetupError> {
+        let known = before.and_then(|before| before.of(path));
+        let there = undo::read(path).map_err(at(path))?;
+        let now = there.as_ref().map(|(bytes, _)| undo::digest(bytes));
+        let ours = now.filter(|now| known.is_some_and(|known| known.written.contains(now)));
+        // A profile that the user wrote, or changed, is the user's.
+        if ours.is_none() && there.is_some() && path == self.profile() {
+            return Ok(None);
         }
+        let original = match known {
+            Some(known) => self.original(known)?,
+            None => there,
+        };
+        self.kept(path, original, [ours, Some(undo::digest(bytes))]).map(Some)
+    }
+
+    /// Writes it all, the config last, since it is what counts; `false` if that changed meanwhile.
+    fn carry_out(&self, plan: &Plan) -> Result<bool, SetupError> {
+        for (path, bytes) in &plan.others {
+            self.put(path, bytes)?;
+        }
+        let config = self.config();
+        if undo::read(&config).map_err(at(&config))? != plan.read {
+            return Ok(false);
+        }
+        self.put(&config, plan.wired.as_bytes()).map(|()| true)
     }
 
     fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), SetupError> {
@@ -461,6 +473,19 @@ fn make(dir: &Path) -> Result<(), SetupError> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(dir)(error)),
         _ => Ok(()),
     }
+}
+
+/// What an install writes.
+struct Plan {
+    /// `config.toml` as it was read.
+    read: Option<(Vec<u8>, u32)>,
+    /// And as it will be.
+    wired: String,
+    /// The other files.
+    others: Vec<(PathBuf, Vec<u8>)>,
+    /// Codex's own models in the catalogue.
+    native: usize,
+    record: Record,
 }
 
 /// `config.toml`, bytes and mode, as it is and as it is without us.
