@@ -101,6 +101,11 @@ pub fn may_be_billed(error: &GatewayError) -> bool {
     }
 }
 
+/// Whether a request that failed used no tokens: it did not arrive, or was refused.
+pub fn used_nothing(error: &GatewayError) -> bool {
+    matches!(error, GatewayError::Refused { .. }) || !may_be_billed(error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -137,9 +137,7 @@ impl Turn {
                 }
                 Err(failed) => failed,
             };
-            let refused = matches!(failed.error, GatewayError::Refused { .. });
-            let was_sent = self.tally.requests() > sent;
-            if was_sent && (refused || !retry::may_be_billed(&failed.error)) {
+            if self.tally.requests() > sent && retry::used_nothing(&failed.error) {
                 self.tally.used_nothing();
             }
             if attempts.made >= MAX_ATTEMPTS {
@@ -239,10 +237,7 @@ impl Turn {
             let upstream = &self.upstream;
             let fetched =
                 exchange::fetch(upstream, &lease, adapter, request, quota, timeout, limit).await;
-            let refused = |error: &GatewayError| matches!(error, GatewayError::Refused { .. });
-            if quota == Quota::Calls
-                && fetched.as_ref().is_err_and(|e| refused(e) || !retry::may_be_billed(e))
-            {
+            if quota == Quota::Calls && fetched.as_ref().is_err_and(retry::used_nothing) {
                 self.tally.used_nothing();
             }
             match (fetched, lease.token()) {
