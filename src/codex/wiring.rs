@@ -4,7 +4,7 @@
 //! Source: what Codex CLI 0.169.0 reads (sections 1 and 9 of our protocol notes).
 
 use serde::{Deserialize, Serialize};
-use toml_edit::{DocumentMut, Item, Table, TomlError, Value};
+use toml_edit::{Decor, DocumentMut, Item, Table, TomlError, Value};
 
 /// What Codex knows us by.
 pub const PROVIDER: &str = "opencodex";
@@ -133,8 +133,7 @@ pub fn without(text: &str, catalog: &str, former: Option<&Former>) -> Result<Str
     let mut told = Former::default();
     if let Some(providers) = doc.get_mut(PROVIDERS).and_then(Item::as_table_like_mut) {
         if let Some(Item::Table(ours)) = providers.remove(PROVIDER) {
-            let prefix = ours.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or("");
-            let (was, others) = unmark(prefix);
+            let (was, others) = unmark(prefix(ours.decor()));
             told = was;
             keep_comments(&mut doc, &others);
         }
@@ -212,23 +211,13 @@ fn take(doc: &mut DocumentMut, key: &str, ours: &str, former: Option<&str>) {
 fn remove(doc: &mut DocumentMut, key: &str) {
     let next = doc.iter().map(|(key, _)| key.to_owned()).skip_while(|known| known != key).nth(1);
     let Some((removed, _)) = doc.remove_entry(key) else { return };
-    let above = removed.leaf_decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or("");
+    let above = prefix(removed.leaf_decor());
     if !above.contains('#') {
         return;
     }
     let next = next.filter(|next| doc.get(next).is_some_and(Item::is_value));
-    match next.and_then(|next| {
-        doc.as_table_mut().key_mut(&next).map(|mut key| {
-            let own = key
-                .leaf_decor()
-                .prefix()
-                .and_then(|prefix| prefix.as_str())
-                .unwrap_or("")
-                .to_owned();
-            key.leaf_decor_mut().set_prefix(format!("{above}{own}"));
-        })
-    }) {
-        Some(()) => {}
+    match next.as_ref().and_then(|next| doc.as_table_mut().key_mut(next)) {
+        Some(mut key) => prepend(key.leaf_decor_mut(), above),
         None => before_first_table(doc, above),
     }
 }
@@ -237,15 +226,22 @@ fn remove(doc: &mut DocumentMut, key: &str) {
 fn before_first_table(doc: &mut DocumentMut, comments: &str) {
     let first = doc
         .iter_mut()
-        .find_map(|(_, item)| item.as_table_mut().filter(|table| !table.is_implicit()));
+        .filter_map(|(_, item)| item.as_table_mut())
+        .find(|table| !table.is_implicit());
     match first {
-        Some(table) => {
-            let own =
-                table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or("").to_owned();
-            table.decor_mut().set_prefix(format!("{comments}{own}"));
-        }
+        Some(table) => prepend(table.decor_mut(), comments),
         None => keep_comments(doc, comments),
     }
+}
+
+/// The comments and blank lines before something.
+fn prefix(decor: &Decor) -> &str {
+    decor.prefix().and_then(|prefix| prefix.as_str()).unwrap_or("")
+}
+
+fn prepend(decor: &mut Decor, comments: &str) {
+    let all = format!("{comments}{}", prefix(decor));
+    decor.set_prefix(all);
 }
 
 /// How the lines of a file end: toml_edit knows only one way.

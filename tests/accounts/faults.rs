@@ -125,13 +125,7 @@ fn l06_a_refresh_that_is_on_its_way_is_waited_for_at_the_end() {
     // Due as soon as the gateway is up.
     write_account(&home, &authority, "ann", 60);
     let gateway = Ocx::serve(&home, &config(&authority, &model.upstream.base_url()));
-    wait_for(|| {
-        fs::read_dir(home.join("refresh")).is_ok_and(|files| {
-            files
-                .flatten()
-                .any(|file| file.path().extension().is_some_and(|ending| ending == "intent"))
-        })
-    });
+    wait_for(|| has_intent(&home));
     let pid = gateway.id().to_string();
     assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
     wait_for(|| account(&home)["credential"]["generation"] == 2);
@@ -139,8 +133,6 @@ fn l06_a_refresh_that_is_on_its_way_is_waited_for_at_the_end() {
     wait_for(|| !Path::new(&format!("/proc/{pid}/fd")).join("0").exists());
 }
 
-/// F-44. Whoever holds the lock is stopped in the middle of its request: the others wait, and when it goes
-/// on they take what it brought.
 #[test]
 fn l06_the_end_waits_for_a_refresh_of_a_provider_that_left_the_config() {
     let _machine = together();
@@ -204,6 +196,8 @@ fn has_intent(home: &Path) -> bool {
     files.into_iter().any(|file| file.path().extension().is_some_and(|end| end == "intent"))
 }
 
+/// F-44. Whoever holds the lock is stopped in the middle of its request: the others wait, and when it goes
+/// on they take what it brought.
 #[test]
 fn f44_a_holder_of_the_lock_that_is_stopped_makes_others_wait_and_nobody_repeat() {
     let _machine = together();
