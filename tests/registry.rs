@@ -55,7 +55,7 @@ fn credential(spec: &ProviderSpec) -> Credential {
         AuthMode::Forward => Credential::Forwarded(CallerAuth::pick(header, |_| false)),
         AuthMode::OAuth => {
             let access = KEY.into();
-            Credential::Account { id: TokenId::of(&access), access }
+            Credential::Account { id: TokenId::of(&access), access, name: "a".into() }
         }
     }
 }

@@ -8,7 +8,8 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    CodexCommand, CodexInstall, finish,
+    args::{CodexCommand, Which},
+    finish,
     local::{KEY_VARIABLE, Local},
     say,
 };
@@ -27,19 +28,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Runs one of them.
 pub(super) fn run(command: &CodexCommand, home: &Home) -> ExitCode {
     match command {
-        CodexCommand::Install(args) => finish(install(args, home)),
+        CodexCommand::Install(which) => finish(install(which, home)),
         CodexCommand::Uninstall => restore(home),
         CodexCommand::Status { json } => finish(status(*json, home)),
     }
 }
 
 /// `ocx sync`: the models of now, for a Codex that is set up.
-pub(super) fn sync(args: &CodexInstall, home: &Home) -> ExitCode {
+pub(super) fn sync(which: &Which, home: &Home) -> ExitCode {
     let codex = Codex::find(home.path());
     let is_set_up =
         codex.status().map(|status| status.installed).map_err(|error| error.to_string());
     finish(is_set_up.and_then(|is_set_up| match is_set_up {
-        true => install(args, home),
+        true => install(which, home),
         false => Err("Codex is not set up for ocx; `ocx codex install` does that".to_owned()),
     }))
 }
@@ -57,19 +58,18 @@ pub(super) fn restore(home: &Home) -> ExitCode {
 
 /// As `ocx codex install`, for those who come from elsewhere.
 pub(super) fn lead(port: Option<u16>, home: &Home) -> Result<(), String> {
-    install(&CodexInstall { config: None, port }, home)
+    install(&Which { config: None, port }, home)
 }
 
-fn install(args: &CodexInstall, home: &Home) -> Result<(), String> {
+fn install(which: &Which, home: &Home) -> Result<(), String> {
     let codex = Codex::find(home.path());
-    let path = args.config.clone().unwrap_or_else(|| home.config());
     let gateway = actix_web::rt::System::new().block_on(async {
-        let local = Local::find(&path, args.port, home).await?;
+        let local = Local::find(which, home).await?;
         let asked = format!("/v1/models?client_version={CODEX_VERSION}");
         Ok::<_, String>((local.get(&asked).await?, local.base, local.file))
     });
     let (catalogue, base, file) = gateway.map_err(|message| {
-        format!("{message}\nNothing was changed. Start the gateway first: `ocx serve`")
+        format!("{message}\nNothing was changed. Start the gateway first: `ocx start`")
     })?;
     let file = file.unwrap_or_default();
     let known = codex.known_models();

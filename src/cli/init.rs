@@ -9,12 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use dialoguer::{Confirm, FuzzySelect, Input, Password, theme::SimpleTheme};
+use dialoguer::{Confirm, FuzzySelect, Input, Password, console::Term, theme::SimpleTheme};
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::{
-    InitArgs, LoginArgs, codex, finish,
+    args::{InitArgs, LoginArgs, ProviderFlags, Which},
+    codex, finish,
     local::Local,
     logged_out, login, network,
     provider_check::{self, Verdict},
@@ -25,6 +26,17 @@ use crate::{
     credentials::Vault,
     registry::{self, AdapterKind, AuthMode, ProviderEntry},
 };
+
+/// `ocx provider add`.
+pub(super) fn add(provider: String, about: ProviderFlags, home: &Home) -> ExitCode {
+    let provider = Some(provider);
+    let args = InitArgs { yes: true, provider, about, codex: false, port: None, no_browser: true };
+    finish(run(&args, None, home).map(|next| {
+        if let Next::LogIn(provider) = next {
+            say(format_args!("Next: `ocx login {provider}` logs in to an account of it."));
+        }
+    }))
+}
 
 /// Runs the command.
 pub(super) fn init(args: &InitArgs, home: &Home) -> ExitCode {
@@ -49,7 +61,7 @@ pub(super) fn init(args: &InitArgs, home: &Home) -> ExitCode {
     }
 }
 
-const WHAT_NEXT: &str = "Next: `ocx serve` starts the gateway, if it does not run; `ocx codex install` leads Codex to it.";
+const WHAT_NEXT: &str = "Next: `ocx start` starts the gateway, if it does not run; `ocx codex install` leads Codex to it.";
 
 enum Next {
     Done,
@@ -62,6 +74,13 @@ struct Person(SimpleTheme);
 impl Person {
     fn here() -> Option<Self> {
         let there = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        if there {
+            // A list hides the cursor, and would leave it so. Without a handler it is as before.
+            let _ = ctrlc::set_handler(|| {
+                show_cursor();
+                std::process::exit(INTERRUPTED);
+            });
+        }
         there.then_some(Self(SimpleTheme))
     }
 
@@ -75,7 +94,16 @@ impl Person {
     }
 }
 
+/// Exit code of who was interrupted, as shells have it: 128 and the number of SIGINT.
+const INTERRUPTED: i32 = 130;
+
+fn show_cursor() {
+    // A terminal that is gone shows none.
+    let _ = Term::stderr().show_cursor();
+}
+
 fn told(error: dialoguer::Error) -> String {
+    show_cursor();
     format!("the terminal cannot be asked: {error}")
 }
 
@@ -93,7 +121,7 @@ fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, St
             .map_err(|error| format!("{}: {error}", path.display()))
     };
     if with("{}")?.is_none() {
-        if args.describes() {
+        if args.about.describes() {
             return Err(format!(
                 "`{name}` is in {} already, so nothing was done: change it there",
                 path.display()
@@ -105,7 +133,7 @@ fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, St
         }
         return offer_codex(args, person, home);
     }
-    let fields = Wanted::of(name, args, person)?.fields;
+    let fields = Wanted::of(name, &args.about, person)?.fields;
     let key = fields.get("apiKey").and_then(Value::as_str).map(SecretText::from);
     let is_literal = key.is_some_and(|key| matches!(key.source(), KeySource::Literal(_)));
     let text = with(&Value::Object(fields).to_string())?.ok_or("the provider came in between")?;
@@ -153,9 +181,9 @@ fn judge(
 }
 
 fn offer_codex(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, String> {
-    let path = home.config();
+    let which = Which { config: None, port: args.port };
     let runs = actix_web::rt::System::new().block_on(async {
-        let local = Local::find(&path, args.port, home).await.ok()?;
+        let local = Local::find(&which, home).await.ok()?;
         // A person who goes on at once should find the new provider there.
         local.manage("/api/config/reload").await.ok()
     });
@@ -180,7 +208,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(name: &str, args: &InitArgs, person: Option<&Person>) -> Result<Self, String> {
+    fn of(name: &str, about: &ProviderFlags, person: Option<&Person>) -> Result<Self, String> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
             return Err(format!(
@@ -188,11 +216,11 @@ impl Wanted {
             ));
         }
         let mut wanted = Self { name: name.to_owned(), fields: Map::new() };
-        match registry::find(&wanted.name).filter(|_| args.base_url.is_none()) {
-            Some(entry) => wanted.known(entry, args, person)?,
-            None => wanted.custom(args, person)?,
+        match registry::find(&wanted.name).filter(|_| about.base_url.is_none()) {
+            Some(entry) => wanted.known(entry, about, person)?,
+            None => wanted.custom(about, person)?,
         }
-        if let Some(model) = &args.model {
+        if let Some(model) = &about.model {
             wanted.set("defaultModel", model.as_str());
         }
         Ok(wanted)
@@ -205,18 +233,18 @@ impl Wanted {
     fn known(
         &mut self,
         entry: &ProviderEntry,
-        args: &InitArgs,
+        about: &ProviderFlags,
         person: Option<&Person>,
     ) -> Result<(), String> {
         if entry.auth == AuthMode::Key {
             let page = entry.key_page.as_deref();
-            self.key(args, person, entry.env_var.as_deref(), page)?;
+            self.key(about, person, entry.env_var.as_deref(), page)?;
         }
         Ok(())
     }
 
-    fn custom(&mut self, args: &InitArgs, person: Option<&Person>) -> Result<(), String> {
-        let base_url = match (&args.base_url, person) {
+    fn custom(&mut self, about: &ProviderFlags, person: Option<&Person>) -> Result<(), String> {
+        let base_url = match (&about.base_url, person) {
             (Some(url), _) => url.clone(),
             (None, Some(person)) => {
                 person.text("Its address (such as http://localhost:8000/v1)")?
@@ -233,33 +261,33 @@ impl Wanted {
         if !is_address {
             return Err(format!("`{base_url}` is no address: it begins with http:// or https://"));
         }
-        self.set("adapter", args.adapter.unwrap_or(AdapterKind::OpenAiChat).name());
+        self.set("adapter", about.adapter.unwrap_or(AdapterKind::OpenAiChat).name());
         self.set("baseUrl", base_url);
         let keyless = match person {
-            _ if args.key_env.is_some() || args.key_stdin => false,
-            Some(person) if !args.no_key => !person.agrees("Does it want a key?")?,
+            _ if about.key_env.is_some() || about.key_stdin => false,
+            Some(person) if !about.no_key => !person.agrees("Does it want a key?")?,
             _ => true,
         };
         if keyless {
             self.set("authMode", "local");
             return Ok(());
         }
-        self.key(args, person, None, None)
+        self.key(about, person, None, None)
     }
 
     /// The key, best as the name of a variable: then it is in no file of ours.
     fn key(
         &mut self,
-        args: &InitArgs,
+        about: &ProviderFlags,
         person: Option<&Person>,
         variable: Option<&str>,
         page: Option<&str>,
     ) -> Result<(), String> {
-        if let Some(variable) = &args.key_env {
+        if let Some(variable) = &about.key_env {
             self.set("apiKey", format!("${{{variable}}}"));
             return Ok(());
         }
-        if args.key_stdin {
+        if about.key_stdin {
             if std::io::stdin().is_terminal() {
                 // Typed, it must not be shown.
                 let key = Password::with_theme(&SimpleTheme).with_prompt("The key").interact();

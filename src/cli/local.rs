@@ -2,13 +2,17 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
+use super::{
+    args::Which,
+    instance::{self, Instance},
+};
 use crate::{
     adapters::{HeaderText, Method, WireRequest},
     config::{
@@ -32,23 +36,27 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Finds it by its config, and lets it prove that it knows the token before it is sent: the port may
-    /// be somebody else's.
+    /// Finds it, by what running gateways of this home say or else by the config, and lets it prove that
+    /// it knows the token before it is sent: the port may be somebody else's.
     ///
     /// # Errors
     ///
     /// When it does not run, in words.
-    pub async fn find(path: &Path, port: Option<u16>, home: &Home) -> Result<Self, String> {
-        // A file that does not check still tells its port, mostly; the gateway says what is wrong.
-        let file = std::fs::read(path)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<ConfigFile>(&bytes).ok());
-        let port = port.or(file.as_ref().and_then(|file| file.port)).unwrap_or(DEFAULT_PORT);
+    pub async fn find(which: &Which, home: &Home) -> Result<Self, String> {
+        Self::at(Place::of(which, home), home).await
+    }
+
+    /// The one at a place, which proves who it is.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, in words.
+    pub async fn at(place: Place, home: &Home) -> Result<Self, String> {
+        let Place { address, file, .. } = place;
         let token = token(file.as_ref(), home)?;
-        let base = format!("http://{}", SocketAddr::new(host(file.as_ref()), port));
         let client = Upstream::new(&Network::new(TIMEOUT)).via(&local());
-        let local = Self { client, base, file, token };
-        local.verify(port).await?;
+        let local = Self { client, base: format!("http://{address}"), file, token };
+        local.verify(address.port()).await?;
         Ok(local)
     }
 
@@ -75,8 +83,7 @@ impl Local {
     /// When there is none, in words.
     pub async fn manage(&self, path: &str) -> Result<Value, String> {
         let mut request = WireRequest::post(format!("{}{path}", self.base), Vec::new());
-        let bearer = format!("Bearer {}", self.token.expose_secret());
-        request.set("authorization", HeaderText::Secret(bearer.into()));
+        self.authorize(&mut request);
         let body = self.ask(request).await?;
         serde_json::from_slice(&body).map_err(|_| "the answer is no JSON".to_owned())
     }
@@ -103,11 +110,30 @@ impl Local {
             .or_else(|| KeySource::Env(KEY_VARIABLE.to_owned()).resolve(&process_env))
     }
 
+    /// Asks the management API; its answer as JSON.
+    ///
+    /// # Errors
+    ///
+    /// When there is no good answer, in words.
+    pub async fn look(&self, path: &str) -> Result<Value, String> {
+        let mut request = WireRequest::get(format!("{}{path}", self.base));
+        self.authorize(&mut request);
+        let body = self.ask(request).await?;
+        serde_json::from_slice(&body).map_err(|_| "the answer is no JSON".to_owned())
+    }
+
+    fn authorize(&self, request: &mut WireRequest) {
+        let bearer = format!("Bearer {}", self.token.expose_secret());
+        request.set("authorization", HeaderText::Secret(bearer.into()));
+    }
+
     async fn ask(&self, request: WireRequest) -> Result<Vec<u8>, String> {
         let (posts, url) = (request.method == Method::Post, request.url.clone());
-        let mut response = self.client.open(request, TIMEOUT).await.map_err(|_| {
-            format!("nothing answers at {url}; is ocx running, and on this port? (`--port N`)")
-        })?;
+        let mut response = self
+            .client
+            .open(request, TIMEOUT)
+            .await
+            .map_err(|_| format!("nothing answers at {url}; `ocx start` starts the gateway"))?;
         let body = response.body.read_all(MAX_ANSWER).await.map_err(|error| error.to_string())?;
         let status = response.head.status;
         let expected = if posts { matches!(status, 200 | 409 | 422 | 500) } else { status == 200 };
@@ -118,6 +144,60 @@ impl Local {
         match said["error"]["message"].as_str() {
             Some(message) => Err(format!("status {status}: {message}")),
             None => Err(format!("status {status}")),
+        }
+    }
+}
+
+/// Where a gateway is, or should be.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// For a client on this machine.
+    pub address: SocketAddr,
+    /// Its config as it is written, where it can be read. One that does not check still tells its port,
+    /// mostly; the gateway says what is wrong.
+    pub file: Option<ConfigFile>,
+    /// Where that is.
+    pub config: PathBuf,
+    /// What it says of itself, if it runs.
+    pub instance: Option<Instance>,
+}
+
+impl Place {
+    /// Of the gateway that a command means.
+    pub fn of(which: &Which, home: &Home) -> Self {
+        let read = |path: &Path| {
+            let bytes = std::fs::read(path).ok()?;
+            serde_json::from_slice::<ConfigFile>(&bytes).ok()
+        };
+        let config = which.config.clone().unwrap_or_else(|| home.config());
+        let file = read(&config);
+        let written = file.as_ref().and_then(|file| file.port).unwrap_or(DEFAULT_PORT);
+        let running = instance::running(home);
+        let on = |port: u16| running.iter().find(|one| one.port() == port);
+        let instance = match (which.port, &which.config) {
+            (Some(port), _) => on(port),
+            (None, Some(_)) => on(written).or_else(|| {
+                let whole = std::path::absolute(&config).unwrap_or_else(|_| config.clone());
+                running.iter().find(|one| one.config == whole)
+            }),
+            (None, None) => on(written).or(running.first()),
+        };
+        let Some(instance) = instance.cloned() else {
+            let port = which.port.unwrap_or(written);
+            return Self {
+                address: SocketAddr::new(host(file.as_ref()), port),
+                file,
+                config,
+                instance: None,
+            };
+        };
+        let theirs = which.config.is_none() && instance.config != config;
+        let config = if theirs { instance.config.clone() } else { config };
+        Self {
+            address: SocketAddr::new(config::reachable(instance.address.ip()), instance.port()),
+            file: if theirs { read(&config) } else { file },
+            config,
+            instance: Some(instance),
         }
     }
 }

@@ -7,9 +7,13 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{AccountsCommand, LoginArgs, LogoutArgs, finish, network, say};
+use super::{
+    args::{AccountsCommand, LoginArgs, LogoutArgs},
+    finish, network, say,
+};
 use crate::{
     config::{self, Home, Loaded, ProviderSpec, process_env},
     credentials::{Account, Repair, Vault, now_ms},
@@ -241,7 +245,8 @@ pub(super) fn logout(args: &LogoutArgs, home: &Home) -> ExitCode {
 pub(super) fn accounts(command: Option<&AccountsCommand>, home: &Home) -> ExitCode {
     let vault = Vault::new(home.path());
     finish(match command {
-        None | Some(AccountsCommand::List) => list(&vault),
+        None => list(&vault, false),
+        Some(AccountsCommand::List { json }) => list(&vault, *json),
         Some(AccountsCommand::Use { provider, account }) => activate(&vault, provider, account),
         Some(AccountsCommand::Refresh { provider }) => {
             actix_web::rt::System::new().block_on(renew(&vault, provider, home))
@@ -249,23 +254,48 @@ pub(super) fn accounts(command: Option<&AccountsCommand>, home: &Home) -> ExitCo
     })
 }
 
-fn list(vault: &Vault) -> Result<(), String> {
+fn list(vault: &Vault, json: bool) -> Result<(), String> {
     let opened = vault.open().map_err(|error| error.to_string())?;
     if let Some(damage) = opened.damage {
         eprintln!("{}: {damage}; `ocx login` repairs it", vault.path().display());
     }
-    let mut any = false;
+    let mut rows = Vec::new();
     for provider in opened.store.providers() {
         let accounts = opened.store.accounts(provider);
         let used = accounts.usable().map(|account| account.id.clone());
-        for account in &accounts.list {
-            any = true;
-            let mark = if Some(&account.id) == used.as_ref() { '*' } else { ' ' };
-            say(format_args!("{mark} {provider:<12} {:<32} {}", name(account), state(account)));
-        }
+        rows.extend(accounts.list.iter().map(|account| Row {
+            provider,
+            account: name(account).to_owned(),
+            used: Some(&account.id) == used.as_ref(),
+            state: state(account),
+            expires_ms: account.tokens.expires,
+        }));
     }
-    say(if any { "* is used." } else { "Nobody is logged in; `ocx login <provider>` does that." });
+    if json {
+        say(serde_json::to_string_pretty(&rows).unwrap_or_default());
+        return Ok(());
+    }
+    for row in &rows {
+        let mark = if row.used { '*' } else { ' ' };
+        say(format_args!("{mark} {:<12} {:<32} {}", row.provider, row.account, row.state));
+    }
+    say(match rows.is_empty() {
+        true => "Nobody is logged in; `ocx login <provider>` does that.",
+        false => "* is used.",
+    });
     Ok(())
+}
+
+/// An account; nothing of its tokens but when they end.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    provider: &'a str,
+    account: String,
+    used: bool,
+    state: String,
+    /// Milliseconds since 1970.
+    expires_ms: u64,
 }
 
 fn name(account: &Account) -> &str {

@@ -4,13 +4,12 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::{ModelsArgs, finish, local::Local, say};
+use super::{args::ModelsArgs, finish, local::Local, say};
 use crate::config::Home;
 
 /// Prints what a running gateway offers.
 pub(super) fn list(args: &ModelsArgs, home: &Home) -> ExitCode {
-    let path = args.config.clone().unwrap_or_else(|| home.config());
-    let asked = async { Local::find(&path, args.port, home).await?.get("/v1/models").await };
+    let asked = async { Local::find(&args.which, home).await?.get("/v1/models").await };
     finish(actix_web::rt::System::new().block_on(asked).and_then(|answer| print(&answer, args)))
 }
 

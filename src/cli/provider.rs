@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::say;
+use super::{finish, say};
 use crate::{
     config::{self, Config, Home, Loaded, ProviderSpec, process_env},
     credentials::Vault,
@@ -61,6 +61,31 @@ pub(super) fn list(json: bool, home: &Home) -> ExitCode {
     }
     say("* is in the config. `--json` tells more.");
     ExitCode::SUCCESS
+}
+
+/// `ocx provider remove`.
+pub(super) fn remove(provider: &str, home: &Home) -> ExitCode {
+    finish(take_out(provider, home))
+}
+
+fn take_out(provider: &str, home: &Home) -> Result<(), String> {
+    let path = home.config();
+    let told = |error: std::io::Error| format!("{}: {error}", path.display());
+    let text = config::without_provider(&path, provider).map_err(told)?;
+    let text = text.ok_or_else(|| format!("no provider `{provider}` is in {}", path.display()))?;
+    // Combos and `defaultProvider` may name it.
+    config::check(text.as_bytes(), &path, &process_env).map_err(|problems| {
+        format!(
+            "without `{provider}` the config would not check, so nothing was changed:\n{problems}"
+        )
+    })?;
+    config::save(&path, &text).map_err(told)?;
+    say(format_args!("Took `{provider}` out of {}.", path.display()));
+    let opened = Vault::new(home.path()).open();
+    if opened.is_ok_and(|opened| !opened.store.accounts(provider).list.is_empty()) {
+        say(format_args!("Its login is kept; `ocx logout {provider}` forgets it."));
+    }
+    Ok(())
 }
 
 /// What is known of accounts on this machine.

@@ -1,11 +1,11 @@
-//! `ocx provider check`: whether a provider takes the keys that the config has for it.
+//! `ocx provider test`: whether a provider takes the keys that the config has for it.
 //!
 //! The third answer is an honest one: a server that cannot be reached, or whose model list is open to
 //! everybody, says nothing about a key.
 
 use std::{fmt, process::ExitCode, time::Duration};
 
-use super::{network, say};
+use super::{network, say, style::Mark};
 use crate::{
     adapters::{Adapter, Target, WireRequest, adapter},
     callers::Protocol,
@@ -26,6 +26,25 @@ pub(super) enum Verdict {
     Unknown(String),
 }
 
+impl Verdict {
+    /// In one word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Invalid(_) => "invalid",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        match self {
+            Self::Valid => Mark::Good,
+            Self::Invalid(_) => Mark::Bad,
+            Self::Unknown(_) => Mark::Doubt,
+        }
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -37,7 +56,7 @@ impl fmt::Display for Verdict {
 }
 
 /// Runs the command.
-pub(super) fn check(provider: Option<&str>, home: &Home) -> ExitCode {
+pub(super) fn check(provider: Option<&str>, json: bool, home: &Home) -> ExitCode {
     let loaded = match config::check_file(&home.config(), &process_env) {
         Ok(loaded) => loaded.unwrap_or_else(|| Loaded::defaults(&process_env)),
         Err(problems) => {
@@ -60,12 +79,21 @@ pub(super) fn check(provider: Option<&str>, home: &Home) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut any_invalid = false;
+    let (mut any_invalid, mut rows) = (false, Vec::new());
     for spec in chosen {
         for (name, verdict) in verdicts(spec, home, &network) {
             any_invalid |= matches!(verdict, Verdict::Invalid(_));
-            say(format_args!("{:<24} {name:<12} {verdict}", spec.id.as_str()));
+            if json {
+                rows.push(serde_json::json!({"provider": spec.id.as_str(), "credential": name,
+                    "verdict": verdict.word(), "detail": verdict.to_string()}));
+            } else {
+                let mark = verdict.mark();
+                say(format_args!("{mark} {:<24} {name:<12} {verdict}", spec.id.as_str()));
+            }
         }
+    }
+    if json {
+        say(serde_json::to_string_pretty(&rows).unwrap_or_default());
     }
     if any_invalid { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -5,13 +5,11 @@ use std::process::ExitCode;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{ReloadArgs, local::Local, say};
+use super::{args::Which, local::Local, say};
 use crate::config::{ConfigProblem, Home};
 
-pub(super) fn run(args: &ReloadArgs, home: &Home) -> ExitCode {
-    let path = args.config.clone().unwrap_or_else(|| home.config());
-    let reload =
-        async { Local::find(&path, args.port, home).await?.manage("/api/config/reload").await };
+pub(super) fn run(which: &Which, home: &Home) -> ExitCode {
+    let reload = async { Local::find(which, home).await?.manage("/api/config/reload").await };
     match actix_web::rt::System::new().block_on(reload) {
         Ok(answer) => report(&answer),
         Err(message) => {

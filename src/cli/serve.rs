@@ -16,7 +16,12 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{EXIT_CONFIG, Serve, logged_out, network, say};
+use super::{
+    EXIT_CONFIG,
+    args::Serve,
+    instance::{self, Instance},
+    logged_out, network, say,
+};
 use crate::{
     actors::{
         Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
@@ -38,7 +43,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
-    let _written = logging::init(args.log_format);
+    if args.detached {
+        // Fails for who leads its group already, who then has no terminal to lose.
+        let _ = rustix::process::setsid();
+    }
+    let _written = match logging::init(args.log_format, args.log_file.as_deref()) {
+        Ok(guard) => guard,
+        Err(error) => {
+            let file = args.log_file.as_deref().unwrap_or(Path::new("stderr"));
+            eprintln!("ocx: the log cannot go to {}: {error}", file.display());
+            return ExitCode::FAILURE;
+        }
+    };
     let path = args.config.clone().unwrap_or_else(|| home.config());
     let loaded = match load(&path, args.config.is_some()) {
         Ok(loaded) => loaded,
@@ -84,7 +100,7 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
     let vault = Vault::new(home.path());
     let usage = home.usage();
     let program = Program { path, loaded, listener, admin, capsules, vault, usage, watch };
-    actix_web::rt::System::new().block_on(run_program(program))
+    actix_web::rt::System::new().block_on(run_program(program, args, home))
 }
 
 fn load(path: &Path, must_exist: bool) -> Result<Loaded, String> {
@@ -133,19 +149,38 @@ fn capsule_key(home: &Home) -> CapsuleKey {
     CapsuleKey::new(new)
 }
 
-async fn run_program(program: Program) -> ExitCode {
-    let path = program.loaded.digest.map(|_| program.path.clone());
+async fn run_program(program: Program, args: &Serve, home: &Home) -> ExitCode {
+    let (watched, path) = (program.loaded.digest.is_some(), program.path.clone());
     let vault = program.vault.clone();
     match program.start().await {
         Ok(running) => {
+            let address = running.shared.address;
+            let held = instance::hold(&introduction(address, &path, args), home);
+            if let Err(error) = &held {
+                tracing::warn!(%error, "other commands will not find this gateway by themselves");
+            }
             let config = Arc::clone(&running.shared.cell.load().config);
-            announce(running.shared.address, &config, path.as_deref(), &vault);
+            announce(address, &config, Some(path.as_path()).filter(|_| watched), &vault);
             running.until_stopped().await
         }
         Err(message) => {
             eprintln!("ocx: {message}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What other commands are told of this gateway.
+fn introduction(address: SocketAddr, config: &Path, args: &Serve) -> Instance {
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Instance {
+        pid: std::process::id(),
+        address,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        detached: args.detached,
+        config: whole(config),
+        log: args.log_file.as_deref().map(whole),
+        args: args.again(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 
-use super::{UsageArgs, say};
+use super::{args::UsageArgs, say};
 use crate::{
     config::Home,
     telemetry::ledger::{self, By, Report, Row},

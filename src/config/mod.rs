@@ -18,7 +18,9 @@ pub use file::{ConfigFile, ProviderFile, WatchMode};
 pub use load::{ConfigProblem, ConfigProblems, Loaded, MAX_FILE, check, check_file, schema};
 pub use paths::Home;
 pub use reach::{ProxyChoice, Reach, is_loopback};
-pub use save::{add_provider, make_private, save, with_provider};
+pub use save::{
+    add_provider, make_private, save, with_provider, with_provider_field, without_provider,
+};
 pub use secret::{Env, KeySource, SecretText, process_env};
 pub use spec::{
     Access, Config, DEFAULT_PORT, DataKey, Limits, Listen, ProviderSpec, Retries, Timeouts,

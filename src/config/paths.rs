@@ -44,6 +44,16 @@ impl Home {
         self.0.join("usage")
     }
 
+    /// The directory where gateways that run say so.
+    pub fn run(&self) -> PathBuf {
+        self.0.join("run")
+    }
+
+    /// The directory of logs.
+    pub fn logs(&self) -> PathBuf {
+        self.0.join("logs")
+    }
+
     /// Creates the directory, readable by its owner alone.
     ///
     /// # Errors

@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use serde_json::value::RawValue;
+
 use super::paths::tighten;
 use crate::wire::json::RawObject;
 
@@ -31,11 +33,83 @@ pub fn add_provider(path: &Path, id: &str) -> io::Result<bool> {
 /// When the file is there and is no config.
 pub fn with_provider(path: &Path, id: &str, fields: &str) -> io::Result<Option<String>> {
     let text = match fs::read_to_string(path) {
+        // Nobody wrote anything into it yet.
+        Ok(text) if text.trim().is_empty() => "{\n}\n".to_owned(),
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => "{\n}\n".to_owned(),
         Err(error) => return Err(error),
     };
     added(&text, id, fields).map_err(io::Error::other)
+}
+
+/// The text of a config file without a provider; nothing if there is none of this name. Nothing is
+/// written.
+///
+/// # Errors
+///
+/// When the file cannot be read or is no config.
+pub fn without_provider(path: &Path, id: &str) -> io::Result<Option<String>> {
+    let text = fs::read_to_string(path)?;
+    removed(&text, id).map_err(io::Error::other)
+}
+
+/// The text of a config file with a field of a provider set to a JSON value; nothing if there is no
+/// such provider. Nothing is written.
+///
+/// # Errors
+///
+/// When the file cannot be read or is no config.
+pub fn with_provider_field(
+    path: &Path,
+    id: &str,
+    field: &str,
+    value: &str,
+) -> io::Result<Option<String>> {
+    let text = fs::read_to_string(path)?;
+    set(&text, id, field, value).map_err(io::Error::other)
+}
+
+fn object(json: &str) -> Result<RawObject<'_>, serde_json::Error> {
+    serde_json::from_str(json)
+}
+
+fn removed(text: &str, id: &str) -> Result<Option<String>, serde_json::Error> {
+    let Some(providers) = object(text)?.get("providers") else { return Ok(None) };
+    let entries = object(providers.get())?.0;
+    let Some(n) = entries.iter().position(|(name, _)| name == id) else { return Ok(None) };
+    // From the end of what is before it, comma and space included, so that what follows stays as it is.
+    let ends = |(_, value): &(_, &RawValue)| at(text, value.get()) + value.get().len();
+    let end = ends(&entries[n]);
+    let open = at(text, providers.get()) + 1;
+    let (start, end) = match (n.checked_sub(1), entries.get(n + 1)) {
+        (Some(before), _) => (ends(&entries[before]), end),
+        (None, Some(_)) => (open, end + text[end..].find(',').map_or(0, |comma| comma + 1)),
+        (None, None) => (open, end),
+    };
+    Ok(Some(format!("{}{}", &text[..start], &text[end..])))
+}
+
+fn set(
+    text: &str,
+    id: &str,
+    field: &str,
+    value: &str,
+) -> Result<Option<String>, serde_json::Error> {
+    let Some(providers) = object(text)?.get("providers") else { return Ok(None) };
+    let Some(provider) = object(providers.get())?.get(id) else { return Ok(None) };
+    let fields = object(provider.get())?;
+    let Some(old) = fields.get(field) else {
+        let added = format!(" {}: {value} ", serde_json::to_string(field)?);
+        let is_empty = fields.0.is_empty();
+        return Ok(Some(spliced(text, provider.get(), added.trim_end(), is_empty)));
+    };
+    let start = at(text, old.get());
+    Ok(Some(format!("{}{value}{}", &text[..start], &text[start + old.get().len()..])))
+}
+
+/// Where a raw value begins: it is a slice of the text that it was read from.
+fn at(text: &str, raw: &str) -> usize {
+    raw.as_ptr() as usize - text.as_ptr() as usize
 }
 
 fn added(text: &str, id: &str, fields: &str) -> Result<Option<String>, serde_json::Error> {
@@ -57,8 +131,7 @@ fn added(text: &str, id: &str, fields: &str) -> Result<Option<String>, serde_jso
 
 /// The text with a field added at the end of one of its objects: order means something in a config.
 fn spliced(text: &str, object: &str, field: &str, is_empty: bool) -> String {
-    // Raw values are slices of the text they were read from.
-    let start = object.as_ptr() as usize - text.as_ptr() as usize;
+    let start = at(text, object);
     let inside = object.rfind('}').map_or(object, |brace| &object[..brace]);
     let at = start + inside.trim_end().len();
     let comma = if is_empty { "" } else { "," };
@@ -117,6 +190,38 @@ mod tests {
             assert_eq!(value["providers"].get("openai").is_some(), !text.contains("providers"));
         }
         assert!(added("[]", "xai", "{}").is_err());
+    }
+
+    #[test]
+    fn a_provider_is_taken_out_and_every_other_byte_stays() {
+        let text = |inside: &str| format!("{{\r\n  \"providers\": {{{inside}}}, \"port\": 1 }}");
+        let all = "\r\n    \"a\": {\"x\": \",}\"} ,\r\n\t\"b\\u0062\" : {},\r\n    \"c\": {}\r\n  ";
+        let gone = |from: &str, id: &str| removed(from, id).unwrap();
+        for (id, left) in [
+            ("a", "\r\n\t\"b\\u0062\" : {},\r\n    \"c\": {}\r\n  "),
+            ("bb", "\r\n    \"a\": {\"x\": \",}\"},\r\n    \"c\": {}\r\n  "),
+            ("c", "\r\n    \"a\": {\"x\": \",}\"} ,\r\n\t\"b\\u0062\" : {}\r\n  "),
+        ] {
+            assert_eq!(gone(&text(all), id), Some(text(left)), "{id}");
+        }
+        assert_eq!(gone(&text(" \"a\": {} "), "a"), Some(text(" ")));
+        assert_eq!(gone(&text(all), "d"), None);
+        assert_eq!(gone("{}", "a"), None);
+    }
+
+    #[test]
+    fn a_field_of_a_provider_is_set_in_its_place() {
+        let with = |text: &str| set(text, "p", "f", "[1]").unwrap();
+        let text =
+            |provider: &str| format!("{{\"providers\": {{\"o\": {{}}, \"p\": {provider}}}}}\n");
+        for (before, after) in [
+            ("{}", "{ \"f\": [1]}"),
+            ("{ \"a\": 1 }", "{ \"a\": 1, \"f\": [1] }"),
+            ("{ \"f\": [ ], \"a\": 1 }", "{ \"f\": [1], \"a\": 1 }"),
+        ] {
+            assert_eq!(with(&text(before)), Some(text(after)));
+        }
+        assert_eq!(with("{\"providers\": {}}"), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod capsule;
 mod vault;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use base64::{
     Engine as _,
@@ -33,6 +33,8 @@ pub enum Credential {
         access: SecretString,
         /// Tells one token from another, whatever account it is of.
         id: TokenId,
+        /// The account, for people.
+        name: Arc<str>,
     },
 }
 
@@ -54,7 +56,8 @@ impl Credential {
     /// Of an account's tokens.
     pub fn of_account(account: &Account) -> Self {
         let access = account.tokens.access.clone();
-        Self::Account { id: TokenId::of(&access), access }
+        let name = account.email.as_deref().unwrap_or(&account.id).into();
+        Self::Account { id: TokenId::of(&access), access, name }
     }
 }
 

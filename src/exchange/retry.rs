@@ -28,6 +28,22 @@ pub struct Again {
     pub pause: Duration,
 }
 
+impl Again {
+    /// In words, for a person who asks what was done.
+    pub fn words(&self) -> String {
+        let what = match self.cause {
+            "key" => return "the next key is tried".to_owned(),
+            "token" => return "the account's token was renewed, and it is asked again".to_owned(),
+            "connect" => "it was not reached",
+            "stale_connection" => "the connection had gone stale",
+            "provider_restarted" => "its actor was restarted",
+            "asked_to_wait" => "it asked to wait",
+            _ => "the server failed",
+        };
+        format!("asked again after {} ms: {what}", self.pause.as_millis())
+    }
+}
+
 /// Whether a failed attempt (from 1) that took `took` is followed by another. `jitter`, from 0 to 1,
 /// spreads those that failed together.
 pub fn decide(

@@ -71,6 +71,7 @@ async fn run(
 ) -> HttpResponse {
     let mut record = gateway.record(protocol.label(), &trace_headers(request));
     let turn = gateway.begin(request, protocol, &record);
+    let id = record.id().to_owned();
     let begun = async {
         let body = read(request, &mut payload, &turn, gateway).await?;
         record.read();
@@ -83,8 +84,16 @@ async fn run(
             Err(error)
         }
     };
-    let failed = |error| HttpFailure::new(error, protocol).error_response();
-    ran_on(&turn, delivered.unwrap_or_else(failed))
+    ran_on(&turn, delivered.unwrap_or_else(|error| failed(error, protocol, &id)))
+}
+
+/// What a failed call is told, with the id by which `ocx explain` knows it.
+pub(super) fn failed(error: GatewayError, protocol: Protocol, id: &str) -> HttpResponse {
+    let mut response = HttpFailure::new(error, protocol).error_response();
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
 }
 
 /// Names the config that an answer ran on.
@@ -128,6 +137,7 @@ pub(super) async fn begin(
         // Every target is left alone: better ask the first than nobody.
         Err(_) if plan.len() > 1 && attempts.left_alone == plan.len() && attempts.made == 0 => {
             attempts.forced = true;
+            turn.tally.notes.then("every target is left alone, so the first is asked".to_owned());
             go_through(&plan[..1], &mut call, turn, record, &mut attempts).await
         }
         first => first,
@@ -171,6 +181,7 @@ async fn go_through(
         let Some(next) = next else { return Err(error) };
         let labels = [route.provider.as_str(), next.provider.as_str()];
         turn.metrics.failovers.with_label_values(&labels).inc();
+        turn.tally.notes.then(format!("failed over to `{}`", next.provider));
         tracing::warn!(provider = %route.provider, combo = call.model, %error, "failover");
     }
     Err(GatewayError::Internal)
@@ -213,6 +224,7 @@ pub(super) fn emitter(
     protocol.emitter(settings, Ids::new(rand::random()))
 }
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GENERATION: HeaderName = HeaderName::from_static("x-ocx-config-generation");
 
 fn deliver(
@@ -226,6 +238,7 @@ fn deliver(
     let stream = call.prompt.stream;
     let emitter = emitter(protocol, call, &answer, turn);
     let id = emitter.id().to_owned();
+    record.named(&id);
     if !stream {
         // First, so that the head tells what its writer could not carry either.
         let document = document(&mut answer, emitter, &mut record)?;
@@ -245,7 +258,7 @@ fn deliver(
 /// The headers of an answer: what a person needs to find out what happened to a call.
 fn head(answer: &Answer, record: &CallRecord, id: &str) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
-    response.insert_header(("x-request-id", id)).insert_header(("cache-control", "no-cache"));
+    response.insert_header((REQUEST_ID, id)).insert_header(("cache-control", "no-cache"));
     if record.losses().iter().next().is_some() {
         response.insert_header(("x-ocx-losses", record.losses().to_string()));
     }
@@ -274,6 +287,7 @@ fn document(
     record.token();
     for event in std::mem::take(&mut answer.events) {
         record.trace().said(&event);
+        record.relays(&event);
         if let Err(failure) = emitter.push(event, &mut out) {
             record.untranslatable(&failure);
             return Err(GatewayError::Answer(failure));

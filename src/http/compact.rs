@@ -4,7 +4,7 @@
 //! is the recent messages of the user and that summary.
 
 use actix_web::{
-    HttpRequest, HttpResponse, ResponseError as _,
+    HttpRequest, HttpResponse,
     web::{Data, Payload},
 };
 use bytes::Bytes;
@@ -12,7 +12,6 @@ use serde_json::json;
 
 use super::{
     calls,
-    failure::HttpFailure,
     gateway::{Gateway, trace_headers},
     record::CallRecord,
 };
@@ -48,7 +47,7 @@ pub async fn compact(
         Ok(document) => HttpResponse::Ok().content_type("application/json").body(document),
         Err(error) => {
             record.failed(&error);
-            HttpFailure::new(error, Protocol::Responses).error_response()
+            calls::failed(error, Protocol::Responses, record.id())
         }
     };
     calls::ran_on(&turn, response)

@@ -1,9 +1,14 @@
 //! The management API.
 
-use actix_web::{HttpResponse, http::StatusCode, web::Data};
+use actix_web::{
+    HttpResponse,
+    http::StatusCode,
+    web::{Data, Query},
+};
+use serde::Deserialize;
 use serde_json::json;
 
-use super::{failure::plain, gateway::Gateway};
+use super::{failure::plain, gateway::Gateway, status_page};
 use crate::actors::{Reload, ReloadOutcome, Trigger};
 
 /// `POST /api/config/reload`: reads the config now and answers when the outcome is known: 200, 409
@@ -38,6 +43,54 @@ pub async fn reload(gateway: Data<Gateway>) -> HttpResponse {
             StatusCode::SERVICE_UNAVAILABLE,
             "watcher_restarts",
             "the config watcher restarts; try again",
+        ),
+    }
+}
+
+/// `GET /api/status`: version, uptime in seconds, the config that runs, and how each provider is.
+pub async fn status(gateway: Data<Gateway>) -> HttpResponse {
+    let shared = &gateway.shared;
+    let snapshot = shared.cell.load_full();
+    let states = status_page::states(&snapshot).await;
+    let providers = states.iter().map(|(handle, state)| {
+        let spec = handle.spec();
+        json!({"id": spec.id.as_str(), "adapter": spec.adapter.name(), "baseUrl": spec.base_url,
+            "state": state})
+    });
+    HttpResponse::Ok().json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime": shared.started.elapsed().as_secs(),
+        "generation": snapshot.generation,
+        "diverged": shared.telemetry.metrics.diverged.get() == 1,
+        "draining": shared.lifecycle.is_draining(),
+        "providers": providers.collect::<Vec<_>>(),
+    }))
+}
+
+/// Which decisions are asked for.
+#[derive(Debug, Deserialize)]
+pub struct Asked {
+    /// Those of one call.
+    id: Option<String>,
+}
+
+/// Calls that are listed.
+const LISTED: usize = 50;
+
+/// `GET /api/decisions?id=ID`: what became of a call and why, 404 if it is not among those remembered;
+/// without an id, the last calls, the newest first.
+pub async fn decisions(asked: Query<Asked>, gateway: Data<Gateway>) -> HttpResponse {
+    let known = &gateway.shared.telemetry.decisions;
+    let Some(id) = &asked.id else {
+        let last = known.last(LISTED);
+        return HttpResponse::Ok().json(last.iter().map(|call| &**call).collect::<Vec<_>>());
+    };
+    match known.find(id) {
+        Some(decision) => HttpResponse::Ok().json(&*decision),
+        None => plain(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "no call of this id is among the last that this gateway remembers",
         ),
     }
 }

@@ -1,19 +1,23 @@
 //! The account of one call: counted and logged once, when it is over, however it ends.
 
 use std::{
+    borrow::Cow,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use serde::Deserialize;
+
 use crate::{
     actors::Snapshot,
     callers::{Failure, KeepaliveStyle, Terminal},
     error::{BodyError, ErrorClass, GatewayError},
-    model::{Losses, Price, Prompt, Usage},
+    model::{Event, Losses, Price, Prompt, Usage},
     routing::Route,
     telemetry::{
         Metrics, Tally, Telemetry, TurnTrace,
+        decisions::Decision,
         ledger::{Ended, model_name},
         metrics::{CallOutcome, Held, Histogram, NO_MODEL, timestamp},
         traces::{Outcome, TraceStep},
@@ -24,6 +28,8 @@ use actix_rt::time::Instant;
 /// The account. Dropping it closes it; a call that told no outcome was left by its caller.
 pub struct CallRecord {
     telemetry: Arc<Telemetry>,
+    /// What its caller may know it by; first of the call itself.
+    ids: Vec<String>,
     protocol: &'static str,
     started: Instant,
     provider: Option<String>,
@@ -59,6 +65,9 @@ pub struct CallRecord {
     open_stream: Option<Held>,
 }
 
+/// Ids of one call: of the request, and of the response ours and the upstream's.
+const MAX_IDS: usize = 3;
+
 /// Stands for the provider of a call that was never routed.
 const NO_PROVIDER: &str = "none";
 
@@ -66,6 +75,7 @@ impl CallRecord {
     /// Begins the account.
     pub fn new(protocol: &'static str, telemetry: Arc<Telemetry>, trace: TurnTrace) -> Self {
         Self {
+            ids: vec![format!("req_{:032x}", rand::random::<u128>())],
             protocol,
             started: Instant::now(),
             provider: None,
@@ -98,6 +108,25 @@ impl CallRecord {
         let mut record = Self::new(protocol, telemetry, TurnTrace::default());
         record.is_turn = false;
         record
+    }
+
+    /// What a caller is told to ask for it by, until there is a response.
+    pub fn id(&self) -> &str {
+        self.ids.first().map_or("", String::as_str)
+    }
+
+    /// Its response has this id.
+    pub fn named(&mut self, id: &str) {
+        self.ids.push(id.to_owned());
+    }
+
+    /// What is relayed has an id of its upstream's.
+    pub fn relays(&mut self, event: &Event) {
+        if let Some(id) = upstream_id(event)
+            && self.ids.len() < MAX_IDS
+        {
+            self.ids.push(id);
+        }
     }
 
     /// What its turn notes requests and usage in.
@@ -326,6 +355,34 @@ impl CallRecord {
         });
     }
 
+    /// Remembers what was decided, for `ocx explain`.
+    fn explain(&mut self, outcome: &'static str, took: Duration) {
+        if !self.is_turn {
+            return;
+        }
+        let (asked, rule, steps) = self.tally.notes.taken();
+        self.telemetry.decisions.keep(Decision {
+            ids: std::mem::take(&mut self.ids),
+            at: timestamp(SystemTime::now()),
+            protocol: self.protocol,
+            asked,
+            rule,
+            provider: self.provider().to_owned(),
+            model: std::mem::take(&mut self.model),
+            generation: self.snapshot.as_ref().map(|snapshot| snapshot.generation),
+            steps,
+            losses: self.losses.iter().map(|(kind, count)| (kind.label(), count)).collect(),
+            outcome,
+            termination: self.termination.filter(|_| self.stream),
+            error: self.error.take(),
+            stream: self.stream,
+            body_ms: millis(self.read.saturating_duration_since(self.started)),
+            first_token_ms: self.first_token.map(millis),
+            duration_ms: millis(took),
+            usage: self.usage.map(Into::into),
+        });
+    }
+
     fn log(&self, outcome: &str, took: Duration) {
         let usage = self.usage.unwrap_or_default();
         tracing::info!(
@@ -390,6 +447,8 @@ impl Drop for CallRecord {
         self.write_down(outcome.label(), took);
         self.end_trace(outcome.label());
         self.log(outcome.label(), took);
+        // Last: it takes what it keeps.
+        self.explain(outcome.label(), took);
     }
 }
 
@@ -411,6 +470,28 @@ impl Overhead {
         let histogram = if first { &self.first } else { &self.later };
         histogram.observe(time.as_secs_f64());
     }
+}
+
+/// The id that an upstream gave a response which is relayed.
+fn upstream_id(event: &Event) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Response<'a> {
+        #[serde(borrow)]
+        id: Cow<'a, str>,
+    }
+    #[derive(Deserialize)]
+    struct Created<'a> {
+        #[serde(borrow)]
+        response: Response<'a>,
+    }
+    let response = match event {
+        Event::Verbatim(frame) if frame.kind == "response.created" => {
+            serde_json::from_slice::<Created<'_>>(&frame.data).ok()?.response
+        }
+        Event::Document(bytes) => serde_json::from_slice(bytes).ok()?,
+        _ => return None,
+    };
+    Some(response.id.into_owned())
 }
 
 /// The outcome, if it is a failure.

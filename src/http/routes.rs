@@ -47,6 +47,8 @@ enum Endpoint {
     Ready,
     Metrics,
     Reload,
+    Status,
+    Decisions,
     StatusPage,
 }
 
@@ -60,7 +62,7 @@ const fn rule(
 }
 
 /// Every route there is.
-pub const ROUTES: [RouteRule; 12] = [
+pub const ROUTES: [RouteRule; 14] = [
     rule("POST", "/v1/responses", AuthClass::Data, Endpoint::Responses),
     rule("GET", "/v1/responses", AuthClass::Data, Endpoint::ResponsesSocket),
     rule("POST", "/v1/chat/completions", AuthClass::Data, Endpoint::ChatCompletions),
@@ -72,6 +74,8 @@ pub const ROUTES: [RouteRule; 12] = [
     rule("GET", "/readyz", AuthClass::Public, Endpoint::Ready),
     rule("GET", "/metrics", AuthClass::Observe, Endpoint::Metrics),
     rule("POST", "/api/config/reload", AuthClass::Admin, Endpoint::Reload),
+    rule("GET", "/api/status", AuthClass::Observe, Endpoint::Status),
+    rule("GET", "/api/decisions", AuthClass::Admin, Endpoint::Decisions),
     rule("GET", "/", AuthClass::Observe, Endpoint::StatusPage),
 ];
 
@@ -113,6 +117,8 @@ fn route(rule: RouteRule) -> Route {
         Endpoint::Ready => route.to(health::readyz),
         Endpoint::Metrics => route.to(health::metrics),
         Endpoint::Reload => route.to(manage::reload),
+        Endpoint::Status => route.to(manage::status),
+        Endpoint::Decisions => route.to(manage::decisions),
         Endpoint::StatusPage => route.to(status_page::show),
     }
 }

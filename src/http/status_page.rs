@@ -44,10 +44,14 @@ pub async fn show(gateway: Data<Gateway>) -> HttpResponse {
         .body(page)
 }
 
-async fn rows(snapshot: &Snapshot) -> String {
+/// Every provider with its state, in words.
+pub(super) async fn states(snapshot: &Snapshot) -> Vec<(&ProviderHandle, String)> {
     let handles = snapshot.config.providers.keys().filter_map(|id| snapshot.provider(id));
-    let states = join_all(handles.map(|handle| async move { (handle, state(handle).await) })).await;
-    states.iter().fold(String::new(), |mut html, (handle, state)| {
+    join_all(handles.map(|handle| async move { (handle, state(handle).await) })).await
+}
+
+async fn rows(snapshot: &Snapshot) -> String {
+    states(snapshot).await.iter().fold(String::new(), |mut html, (handle, state)| {
         let spec = handle.spec();
         // Writing into a string cannot fail.
         let _ = write!(

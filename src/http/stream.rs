@@ -150,6 +150,7 @@ impl AnswerBody {
     fn emit(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
+            self.record.relays(&event);
             if is_token(&event) {
                 self.record.token();
                 self.record.trace().said(&event);

@@ -220,6 +220,7 @@ impl Connection {
             }
         };
         let emitter = calls::emitter(Protocol::Responses, call, &answer, &turn);
+        record.named(emitter.id());
         record.streaming();
         record.awaits(answer.waiting);
         let lifecycle = Arc::clone(&self.gateway.shared.lifecycle);

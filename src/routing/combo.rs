@@ -58,6 +58,19 @@ fn goes_on(prompt: &Prompt) -> bool {
     })
 }
 
+/// Why a target of a combo is the first that is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// The conversation was there before.
+    Stays,
+    /// It is the first that the config names.
+    First,
+    /// The conversation goes on, and nobody remembers where it was: found by its hash.
+    Found,
+    /// A new conversation, and its turn.
+    Turn,
+}
+
 /// Which target each conversation has, and whose turn it is.
 #[derive(Debug)]
 pub struct Affinity(Mutex<State>);
@@ -76,10 +89,10 @@ impl Default for Affinity {
 }
 
 impl Affinity {
-    /// The targets of a combo in the order in which they are tried for a prompt.
-    pub fn order(&self, name: &str, combo: &Combo, prompt: &Prompt) -> Vec<Route> {
+    /// The targets of a combo in the order in which they are tried for a prompt, and why the first is.
+    pub fn order(&self, name: &str, combo: &Combo, prompt: &Prompt) -> (Vec<Route>, Placed) {
         let targets: Vec<Route> = combo.targets.iter().map(route).collect();
-        let first = self.first(name, combo, Conversation::of(prompt), goes_on(prompt));
+        let (first, placed) = self.first(name, combo, Conversation::of(prompt), goes_on(prompt));
         let mut order = targets;
         let chosen = order.remove(first);
         match combo.strategy {
@@ -90,22 +103,28 @@ impl Affinity {
                 order.insert(0, chosen);
             }
         }
-        order
+        (order, placed)
     }
 
-    fn first(&self, name: &str, combo: &Combo, conversation: Conversation, goes_on: bool) -> usize {
+    fn first(
+        &self,
+        name: &str,
+        combo: &Combo,
+        conversation: Conversation,
+        goes_on: bool,
+    ) -> (usize, Placed) {
         let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = state.targets.get(&(name.to_owned(), conversation));
         let known =
             known.and_then(|known| combo.targets.iter().position(|target| route(target) == *known));
         match known {
-            Some(known) if goes_on => known,
-            _ if combo.strategy == Strategy::Failover => 0,
-            _ if goes_on => by_hash(combo, conversation),
+            Some(known) if goes_on => (known, Placed::Stays),
+            _ if combo.strategy == Strategy::Failover => (0, Placed::First),
+            _ if goes_on => (by_hash(combo, conversation), Placed::Found),
             _ => {
                 let turn = state.turns.get_or_insert_mut(name.to_owned(), || 0);
                 *turn += 1;
-                by_weight(combo, *turn - 1)
+                (by_weight(combo, *turn - 1), Placed::Turn)
             }
         }
     }
@@ -175,7 +194,7 @@ mod tests {
     }
 
     fn first(affinity: &Affinity, combo: &Combo, prompt: &Prompt) -> String {
-        affinity.order("c", combo, prompt)[0].provider.to_string()
+        affinity.order("c", combo, prompt).0[0].provider.to_string()
     }
 
     fn conversation(name: &str, answered: bool) -> Prompt {
@@ -193,7 +212,7 @@ mod tests {
         let mut began = Vec::new();
         for n in 0..6 {
             let prompt = conversation(&n.to_string(), false);
-            let order = affinity.order("c", &combo, &prompt);
+            let (order, _) = affinity.order("c", &combo, &prompt);
             affinity.remember("c", &prompt, &order[0]);
             began.push(order[0].provider.to_string());
         }
@@ -212,7 +231,8 @@ mod tests {
         // Where a conversation went on when the first failed is where its prompt cache is.
         let route = Route { provider: "p1".into(), model: "m".into() };
         affinity.remember("c", &conversation("moved", false), &route);
-        let order = affinity.order("c", &combo, &conversation("moved", true));
+        let (order, placed) = affinity.order("c", &combo, &conversation("moved", true));
+        assert_eq!(placed, Placed::Stays);
         let names: Vec<_> = order.iter().map(|route| route.provider.as_str()).collect();
         assert_eq!(names, ["p1", "p0", "p2"]);
         assert_eq!(first(&affinity, &combo, &conversation("moved", false)), "p0", "a new one");
@@ -239,7 +259,7 @@ mod tests {
             answered in any::<bool>(),
         ) {
             let combo = combo(Strategy::RoundRobin, &weights);
-            let order = Affinity::default().order("c", &combo, &conversation(&name, answered));
+            let (order, _) = Affinity::default().order("c", &combo, &conversation(&name, answered));
             let mut seen: Vec<_> = order.iter().map(|route| route.provider.to_string()).collect();
             seen.sort();
             seen.dedup();

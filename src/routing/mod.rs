@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 mod combo;
 
-pub use combo::{Affinity, Conversation};
+pub use combo::{Affinity, Conversation, Placed};
 
 use crate::{
     config::{Config, ProviderSpec},
@@ -19,6 +19,54 @@ pub struct Route {
     pub provider: ProviderId,
     /// The model, as the upstream names it.
     pub model: ModelId,
+}
+
+/// What decides where a call goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The name is a combo's, whose first target was chosen so.
+    Combo(Placed),
+    /// The name begins with the provider's.
+    Explicit,
+    /// Codex calls it for its own purposes.
+    CodexInternal,
+    /// It is the provider's default model.
+    DefaultModel,
+    /// The provider's config or registry entry lists it.
+    Listed,
+    /// The name shows its vendor.
+    Vendor,
+    /// No other rule fits.
+    DefaultProvider,
+}
+
+impl Rule {
+    /// In words, after "it goes there because".
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Combo(Placed::Stays) => "the name is a combo's, and the conversation stays there",
+            Self::Combo(Placed::First) => "the name is a combo's, and this is its first target",
+            Self::Combo(Placed::Found) => {
+                "the name is a combo's, and this is where a conversation goes that nobody remembers"
+            }
+            Self::Combo(Placed::Turn) => "the name is a combo's, and it is this target's turn",
+            Self::Explicit => "the name begins with the provider's",
+            Self::CodexInternal => "Codex asks it for its own purposes, and only OpenAI has it",
+            Self::DefaultModel => "it is the provider's `defaultModel`",
+            Self::Listed => "the provider's `models` list it",
+            Self::Vendor => "the name shows its vendor",
+            Self::DefaultProvider => "nothing else places it, so it goes to `defaultProvider`",
+        }
+    }
+}
+
+/// The routes of a call, and why the first of them is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order in which they are tried; never empty.
+    pub routes: Vec<Route>,
+    /// Why the first is.
+    pub rule: Rule,
 }
 
 /// Why a call goes nowhere.
@@ -56,7 +104,7 @@ const PATTERNS: [(&str, &str); 8] = [
 /// Models that Codex calls for its own purposes; only OpenAI has them.
 const CODEX_INTERNAL: [&str; 1] = ["codex-auto-review"];
 
-/// The routes of a call, in the order in which they are tried. More than one only for a combo.
+/// The routes of a call. More than one only for a combo.
 ///
 /// # Errors
 ///
@@ -66,16 +114,20 @@ pub fn plan(
     prompt: &Prompt,
     config: &Config,
     affinity: &Affinity,
-) -> Result<Vec<Route>, RouteError> {
+) -> Result<Plan, RouteError> {
     let Some(combo) = config.combos.get(name) else {
-        return Ok(vec![route(name, config)?]);
+        let (route, rule) = find(name, config)?;
+        return Ok(Plan { routes: vec![route], rule });
     };
     let serves = |route: &Route| {
         config.providers.get(&route.provider).is_some_and(|provider| !provider.disabled)
     };
-    let mut routes = affinity.order(name, combo, prompt);
+    let (mut routes, placed) = affinity.order(name, combo, prompt);
     routes.retain(serves);
-    if routes.is_empty() { Err(RouteError::NoTarget(name.to_owned())) } else { Ok(routes) }
+    if routes.is_empty() {
+        return Err(RouteError::NoTarget(name.to_owned()));
+    }
+    Ok(Plan { routes, rule: Rule::Combo(placed) })
 }
 
 /// Finds the route of a model name: a combo's first, an explicit `provider/`, else a default model, a listed model,
@@ -85,30 +137,42 @@ pub fn plan(
 ///
 /// When nothing fits, or what fits is disabled or incomplete.
 pub fn route(name: &str, config: &Config) -> Result<Route, RouteError> {
+    find(name, config).map(|(route, _)| route)
+}
+
+fn find(name: &str, config: &Config) -> Result<(Route, Rule), RouteError> {
     if let Some(combo) = config.combos.get(name) {
         let first = combo.targets.first().ok_or_else(|| RouteError::Unknown(name.to_owned()))?;
-        return Ok(Route { provider: first.provider.clone(), model: first.model.clone() });
+        let route = Route { provider: first.provider.clone(), model: first.model.clone() };
+        return Ok((route, Rule::Combo(Placed::First)));
     }
     if let Some(explicit) = explicit(name, config) {
-        return explicit;
+        return explicit.map(|route| (route, Rule::Explicit));
     }
     let serving = || config.providers.values().filter(|provider| !provider.disabled);
+    let is_default =
+        |provider: &&Arc<ProviderSpec>| provider.default_model.as_deref() == Some(name);
+    let by = |rule: Rule| move |provider| (provider, rule);
     let found = internal(name, config)
-        .or_else(|| serving().find(|provider| provider.default_model.as_deref() == Some(name)))
-        .or_else(|| serving().find(|provider| lists(provider, name)))
-        .or_else(|| by_pattern(name, config))
+        .map(by(Rule::CodexInternal))
+        .or_else(|| serving().find(is_default).map(by(Rule::DefaultModel)))
+        .or_else(|| serving().find(|provider| lists(provider, name)).map(by(Rule::Listed)))
+        .or_else(|| by_pattern(name, config).map(by(Rule::Vendor)))
         .or_else(|| {
             let default = config.default_provider.as_ref()?;
-            config.providers.get(default).filter(|provider| !provider.disabled)
+            let provider = config.providers.get(default).filter(|provider| !provider.disabled);
+            provider.map(by(Rule::DefaultProvider))
         });
     match found {
         // ChatGPT's models have no slash in their names: this one was meant for somebody else.
-        Some(provider) if provider.auth == AuthMode::Forward && name.contains('/') => {
+        Some((provider, _)) if provider.auth == AuthMode::Forward && name.contains('/') => {
             let prefix = name.split('/').next().unwrap_or_default().to_owned();
             let known: Vec<_> = config.providers.keys().map(ProviderId::as_str).collect();
             Err(RouteError::NoProvider(prefix, known.join(", ")))
         }
-        Some(provider) => Ok(Route { provider: provider.id.clone(), model: name.into() }),
+        Some((provider, rule)) => {
+            Ok((Route { provider: provider.id.clone(), model: name.into() }, rule))
+        }
         None => Err(RouteError::Unknown(name.to_owned())),
     }
 }

@@ -1,9 +1,10 @@
-//! Structured logs on stderr, through tracing. A thread of its own writes them: a terminal or pipe
+//! Structured logs on stderr or in files of bounded size, through tracing. A thread of its own writes them: a terminal or pipe
 //! that nobody reads must not hold up calls.
 
 use std::{
     io::{self, Write},
     panic::PanicHookInfo,
+    path::Path,
     sync::OnceLock,
     thread,
     time::Duration,
@@ -12,10 +13,17 @@ use std::{
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, fmt};
 
+use super::rolling::{Files, RollingFile};
+
 /// Lines that may wait to be written; those beyond are dropped, and counted.
 const QUEUE: usize = 16_384;
 /// For so long lines are gathered after some were written.
 const GATHER: Duration = Duration::from_millis(1);
+
+/// Bytes of all files of a log.
+const MAX_LOG: u64 = 64 << 20;
+/// How many they are.
+const LOG_FILES: u64 = 4;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
@@ -34,15 +42,39 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// Starts logging; `RUST_LOG` chooses what, `info` if it is unset. Panics are logged with their
 /// place but without their message, which may hold a caller's data. What waits to be written when the
 /// guard is dropped, is written then.
-pub fn init(format: LogFormat) -> WorkerGuard {
+///
+/// # Errors
+///
+/// When the log has a file, and there can be none.
+pub fn init(format: LogFormat, file: Option<&Path>) -> io::Result<WorkerGuard> {
+    let to: Box<dyn Write + Send> = match file {
+        Some(path) => {
+            let files = Files { path: path.to_owned(), keep: LOG_FILES };
+            let mut file = RollingFile::new(files, MAX_LOG);
+            // Whether it can be written at all.
+            file.append(&[])?;
+            Box::new(file)
+        }
+        None => Box::new(io::stderr()),
+    };
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(QUEUE)
         .lossy(true)
         .thread_name("ocx-log")
-        .finish(Gathering { lines: Vec::new(), to: std::io::stderr() });
+        .finish(Gathering { lines: Vec::new(), to });
     let _ = DROPPED.set(writer.error_counter());
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
@@ -65,7 +97,7 @@ pub fn init(format: LogFormat) -> WorkerGuard {
     if started.is_ok() {
         std::panic::set_hook(Box::new(log_panic));
     }
-    guard
+    Ok(guard)
 }
 
 /// Writes lines together that come within a moment. While the thread that writes sleeps, nobody spends

@@ -1,14 +1,17 @@
 //! What operators see: metrics, logs, the usage ledger and traces.
 
+pub mod decisions;
 pub mod ledger;
 pub mod logging;
 pub mod metrics;
 mod prompt_cache;
+mod rolling;
 mod tally;
 pub mod traces;
 
 use std::sync::Arc;
 
+pub use decisions::Decisions;
 pub use ledger::Ledger;
 pub use metrics::Metrics;
 pub use prompt_cache::PromptCache;
@@ -23,6 +26,8 @@ pub struct Telemetry {
     pub ledger: Ledger,
     /// Which turns upstreams' prompt caches should know.
     pub prompt_cache: PromptCache,
+    /// What became of the last calls.
+    pub decisions: Decisions,
     /// Traces turns, if the config wants it.
     pub tracer: Option<Tracer>,
 }
@@ -31,6 +36,12 @@ impl Telemetry {
     /// Metrics alone.
     pub fn of(metrics: Arc<Metrics>) -> Self {
         let ledger = Ledger::off(metrics.ledger_errors.clone());
-        Self { metrics, ledger, prompt_cache: PromptCache::default(), tracer: None }
+        Self {
+            metrics,
+            ledger,
+            prompt_cache: PromptCache::default(),
+            decisions: Decisions::default(),
+            tracer: None,
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Telemetry, ledger::TurnId};
+use super::{Telemetry, decisions::Notes, ledger::TurnId};
 use crate::model::{Event, Usage};
 
 /// The requests of a turn, and what they used.
@@ -18,6 +18,8 @@ pub struct Tally {
     usage: Cell<Option<Usage>>,
     /// What the ledger calls the turn, once something was sent.
     turn: OnceCell<TurnId>,
+    /// What was tried, and why.
+    pub notes: Notes,
 }
 
 impl Tally {
@@ -29,6 +31,7 @@ impl Tally {
             open: Cell::new(0),
             usage: Cell::new(None),
             turn: OnceCell::new(),
+            notes: Notes::default(),
         }
     }
 

@@ -23,7 +23,7 @@ use crate::{
     model::{Event, Losses, Prompt},
     registry::AdapterKind,
     routing::{self, Affinity, Route},
-    telemetry::{Metrics, Tally, TurnTrace, traces::TraceStep},
+    telemetry::{Metrics, Tally, TurnTrace, ledger::model_name, traces::TraceStep},
     upstream::Upstream,
 };
 
@@ -86,11 +86,15 @@ impl Turn {
     ///
     /// When there is none.
     pub fn plan(&self, model: &str, prompt: &Prompt) -> Result<Vec<Route>, GatewayError> {
+        let notes = &self.tally.notes;
         let from = self.trace.now();
         let plan = routing::plan(model, prompt, &self.snapshot.config, &self.affinity);
         let error = plan.as_ref().err().map(|_| "client_error");
         self.trace.step(TraceStep { name: "route", from, to: None, attempt: None, error });
-        Ok(plan?)
+        let rule =
+            plan.as_ref().map_or("no rule finds a provider for it", |plan| plan.rule.words());
+        notes.routed(model_name(model), rule);
+        Ok(plan?.routes)
     }
 
     /// A route of a combo answered: its conversation stays there.
@@ -132,11 +136,14 @@ impl Turn {
             let (started, sent) = (Instant::now(), self.tally.requests());
             let failed = match self.attempt(prompt, route, hold, attempts).await {
                 Ok(mut answer) => {
+                    self.tally.notes.came("answered");
                     answer.attempts = attempts.made;
                     return Ok(answer);
                 }
                 Err(failed) => failed,
             };
+            let label = failed.error.class().outcome().label();
+            self.tally.notes.came(&format!("{label}: {}", failed.error));
             if self.tally.requests() > sent && retry::used_nothing(&failed.error) {
                 self.tally.used_nothing();
             }
@@ -165,6 +172,7 @@ impl Turn {
             let labels = [route.provider.as_str(), again.cause];
             self.metrics.retries.with_label_values(&labels).inc();
             self.trace.retry(again.cause);
+            self.tally.notes.then(again.words());
             sleep(again.pause).await;
         }
     }
@@ -276,12 +284,14 @@ impl Turn {
         hold: Duration,
         attempts: &mut Attempts,
     ) -> Result<Answer, Failed> {
-        let from = self.trace.now();
+        let (from, notes) = (self.trace.now(), &self.tally.notes);
+        notes.tries(route.provider.as_str(), route.model.as_str());
         let lease = self.lease(route, attempts.forced).await;
         let error = lease.as_ref().err().map(|error| error.class().outcome().label());
         let attempt = Some(attempts.made + 1);
         self.trace.step(TraceStep { name: "acquire", from, to: None, attempt, error });
         let lease = lease?;
+        notes.with(lease.credential_name());
         attempts.made += 1;
         let (token, keys) = (lease.token(), lease.keys());
         let answer = self.exchange(prompt, route, hold, attempts, lease).await;

@@ -99,6 +99,19 @@ impl Lease {
         self.of
     }
 
+    /// What it authenticates with, in words.
+    pub fn credential_name(&self) -> String {
+        match &self.credential {
+            Credential::None => "no key".to_owned(),
+            Credential::Key(_) if self.of > 1 => {
+                format!("key {} of {}", self.to.pick.index + 1, self.of)
+            }
+            Credential::Key(_) => "its key".to_owned(),
+            Credential::Forwarded(_) => "the caller's own login".to_owned(),
+            Credential::Account { name, .. } => format!("the account {name}"),
+        }
+    }
+
     /// Whether another key may do what this one may not.
     pub fn has_others(&self) -> bool {
         self.of > 1

@@ -6,7 +6,7 @@
 //! are those of the last seconds.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -17,13 +17,14 @@ use std::{
 
 use prometheus::IntCounter;
 
-use super::metrics::timestamp;
+use super::{
+    metrics::timestamp,
+    rolling::{Files, RollingFile},
+};
 
-mod file;
 mod line;
 mod report;
 
-use file::LedgerFile;
 pub use line::{Began, Ended, Line, Tokens, TurnId, model_name};
 pub use report::{By, Report, Row, read};
 
@@ -35,6 +36,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const GATHER: Duration = Duration::from_millis(1);
 /// Lines written at once.
 const BATCH: usize = 512;
+
+/// The files in its directory.
+fn files(dir: &Path) -> Files {
+    Files { path: dir.join("turns.jsonl"), keep: 8 }
+}
 
 /// Where turns are written down.
 #[derive(Debug)]
@@ -62,7 +68,7 @@ impl Ledger {
     /// were not written.
     pub fn open(dir: PathBuf, max_bytes: u64, errors: IntCounter) -> Self {
         let (writer, jobs) = sync_channel(QUEUE);
-        let (file, counted) = (LedgerFile::new(dir, max_bytes), errors.clone());
+        let (file, counted) = (RollingFile::new(files(&dir), max_bytes), errors.clone());
         let thread = thread::Builder::new().name("ocx-ledger".to_owned());
         match thread.spawn(move || write(&jobs, file, &counted)) {
             Ok(_) => Self::new(Some(writer), errors),
@@ -122,7 +128,7 @@ impl Ledger {
 }
 
 /// The thread: takes what waits, and writes it at once.
-fn write(jobs: &Receiver<Job>, mut file: LedgerFile, errors: &IntCounter) {
+fn write(jobs: &Receiver<Job>, mut file: RollingFile, errors: &IntCounter) {
     let mut failing = false;
     while let Ok(first) = jobs.recv() {
         let (mut bytes, mut lines, mut waiting) = (Vec::new(), 0, Vec::new());

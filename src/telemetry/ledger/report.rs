@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
 use serde::Serialize;
 
 use super::{
-    file,
+    files,
     line::{Began, Ended, Line, Tokens, TurnId},
 };
 
@@ -78,7 +78,7 @@ pub struct Row {
 /// When a file is there and cannot be read.
 pub fn read(dir: &Path, by: By, since: Option<Date>) -> io::Result<Report> {
     let mut sums = Sums { by, since, zone: TimeZone::system(), ..Sums::default() };
-    for file in file::open_all(dir)? {
+    for file in files(dir).open_all()? {
         sums.read(file)?;
     }
     Ok(sums.report())

@@ -1,0 +1,219 @@
+//! Files that are appended to and have a bound: when one is full the next begins, and the oldest goes.
+//! Several processes may share them.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// Files of one name: `turns.jsonl` grows, and `turns.1.jsonl`, `turns.2.jsonl` … are those before it.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    /// The one that grows.
+    pub path: PathBuf,
+    /// How many are kept, with it.
+    pub keep: u64,
+}
+
+/// Appends to the newest file.
+#[derive(Debug)]
+pub(super) struct RollingFile {
+    files: Files,
+    /// Bytes of one file.
+    limit: u64,
+    open: Option<File>,
+}
+
+impl RollingFile {
+    /// In a directory, which need not exist; all files together have about `max_bytes`.
+    pub fn new(files: Files, max_bytes: u64) -> Self {
+        let limit = (max_bytes / files.keep).max(1);
+        Self { files, limit, open: None }
+    }
+
+    /// Appends whole lines.
+    ///
+    /// # Errors
+    ///
+    /// When they are not, or only in part, on the file. The next try begins on a line of its own.
+    pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let appended = self.try_append(lines);
+        if appended.is_err() {
+            self.open = None;
+        }
+        appended
+    }
+
+    fn try_append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let size = self.newest()?.metadata()?.len();
+        if size > 0 && size + lines.len() as u64 > self.limit {
+            self.rotate()?;
+        }
+        self.newest()?.write_all(lines)
+    }
+
+    /// The file that grows: another process may have begun a new one, or a person deleted it.
+    fn newest(&mut self) -> io::Result<&mut File> {
+        let there = fs::metadata(&self.files.path).ok().map(|there| (there.dev(), there.ino()));
+        let open = match self.open.take() {
+            Some(open) if Some(identity(&open)?) == there => open,
+            _ => self.files.begin()?,
+        };
+        Ok(self.open.insert(open))
+    }
+
+    /// Makes room: every file gets the next number, and the last one goes.
+    fn rotate(&mut self) -> io::Result<()> {
+        let files = &self.files;
+        // One process at a time; the other then finds it done.
+        let lock = files.lock()?;
+        lock.lock()?;
+        let before = self.open.as_ref().map(identity).transpose()?;
+        if before == Some(identity(&File::open(&files.path)?)?) {
+            for number in (0..files.keep - 1).rev() {
+                match fs::rename(files.path(number), files.path(number + 1)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        self.open = None;
+        Ok(())
+    }
+}
+
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let metadata = file.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Whole lines are written at once.
+impl io::Write for RollingFile {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.append(lines).map(|()| lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Files {
+    /// Opens the newest to append to. What a killed process left of a line gets an end of its own.
+    fn begin(&self) -> io::Result<File> {
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(self.dir()) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).append(true).create(true).mode(0o600).open(&self.path)?;
+        if file.metadata()?.len() > 0 {
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+        }
+        Ok(file)
+    }
+
+    fn dir(&self) -> &Path {
+        self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    /// The newest is 0.
+    fn path(&self, number: u64) -> PathBuf {
+        let ending = self.path.extension().unwrap_or_default().to_string_lossy();
+        match number {
+            0 => self.path.clone(),
+            _ => self.path.with_extension(format!("{number}.{ending}")),
+        }
+    }
+
+    fn lock(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true).mode(0o600).open(self.dir().join("lock"))
+    }
+
+    /// Opens all, the oldest first. They stay what they are, whatever is rotated later.
+    ///
+    /// # Errors
+    ///
+    /// When one is there and cannot be opened.
+    pub fn open_all(&self) -> io::Result<Vec<File>> {
+        if !self.dir().exists() {
+            return Ok(Vec::new());
+        }
+        // Without a lock nobody has rotated yet, or nobody can here.
+        let lock = File::open(self.dir().join("lock")).ok();
+        if let Some(lock) = &lock {
+            lock.lock_shared()?;
+        }
+        let mut files = Vec::new();
+        for number in (0..self.keep).rev() {
+            match File::open(self.path(number)) {
+                Ok(file) => files.push(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const FILES: u64 = 8;
+
+    fn files(dir: &Path) -> Files {
+        Files { path: dir.join("turns.jsonl"), keep: FILES }
+    }
+
+    fn text(dir: &Path) -> String {
+        let mut text = String::new();
+        for mut file in files(dir).open_all().unwrap() {
+            file.read_to_string(&mut text).unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn the_newest_lines_are_kept_and_the_size_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("usage");
+        let new = || RollingFile::new(files(&dir), 80 * FILES);
+        let (mut one, mut other) = (new(), new());
+        for n in 0..1000 {
+            let file = if n % 3 == 0 { &mut other } else { &mut one };
+            file.append(format!("line {n:04}\n").as_bytes()).unwrap();
+        }
+        let text = text(&dir);
+        let lines: Vec<&str> = text.lines().collect();
+        let first: usize = lines[0][5..].parse().unwrap();
+        let expected: Vec<String> = (first..1000).map(|n| format!("line {n:04}")).collect();
+        assert_eq!(lines, expected, "none is lost between processes, and their order stays");
+        assert!((50..=64).contains(&lines.len()), "{}", lines.len());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (newest, old) = (dir.join("turns.jsonl"), dir.join("turns.3.jsonl"));
+        assert_eq!((mode(&dir), mode(&newest), mode(&old)), (0o700, 0o600, 0o600));
+    }
+
+    #[test]
+    fn a_torn_line_costs_itself_alone_and_a_deleted_file_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = RollingFile::new(files(dir.path()), 1 << 20);
+        fs::write(dir.path().join("turns.jsonl"), "whole\nhal").unwrap();
+        file.append(b"next\n").unwrap();
+        assert_eq!(text(dir.path()), "whole\nhal\nnext\n");
+        fs::remove_file(dir.path().join("turns.jsonl")).unwrap();
+        file.append(b"again\n").unwrap();
+        assert_eq!(text(dir.path()), "again\n");
+    }
+}
