@@ -149,7 +149,7 @@ impl Local {
 }
 
 /// Where a gateway is, or should be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Place {
     /// For a client on this machine.
     pub address: SocketAddr,

@@ -3,7 +3,11 @@
 //! The third answer is an honest one: a server that cannot be reached, or whose model list is open to
 //! everybody, says nothing about a key.
 
-use std::{fmt, process::ExitCode, time::Duration};
+use std::{
+    fmt,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use super::{network, say, style::Mark};
 use crate::{
@@ -12,7 +16,7 @@ use crate::{
     config::{self, Home, Loaded, ProviderSpec, process_env},
     credentials::{Credential, Vault},
     registry::{self, AdapterKind, AuthMode},
-    upstream::{Network, Upstream},
+    upstream::{Network, Upstream, UpstreamError},
 };
 
 /// How long a provider may take to answer.
@@ -104,18 +108,48 @@ pub(super) fn verdicts(
     home: &Home,
     network: &Network,
 ) -> Vec<(String, Verdict)> {
-    actix_web::rt::System::new().block_on(async {
-        let upstream = Upstream::new(network).via(&spec.reach);
-        let mut verdicts = Vec::new();
-        for (name, credential) in credentials(spec, home) {
-            let verdict = match credential {
-                Ok(credential) => ask(spec, &credential, &upstream).await,
-                Err(reason) => Verdict::Unknown(reason),
-            };
-            verdicts.push((name, verdict));
-        }
-        verdicts
-    })
+    let asked = async { ask_all(spec, home, &Upstream::new(network)).await };
+    let answers = actix_web::rt::System::new().block_on(asked);
+    answers.into_iter().map(|(name, answer)| (name, answer.verdict)).collect()
+}
+
+/// A provider's answer to one of its credentials.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub verdict: Verdict,
+    /// Whether it answered at all.
+    pub answered: bool,
+    /// Why it did not, if it was asked.
+    pub error: Option<UpstreamError>,
+    /// When the answer was written, by its server's clock.
+    pub date: Option<SystemTime>,
+    /// It was a web page.
+    pub is_page: bool,
+}
+
+impl Asked {
+    fn unknown(reason: impl Into<String>) -> Self {
+        let verdict = Verdict::Unknown(reason.into());
+        Self { verdict, answered: false, error: None, date: None, is_page: false }
+    }
+}
+
+/// Asks a provider with each of its credentials.
+pub(super) async fn ask_all(
+    spec: &ProviderSpec,
+    home: &Home,
+    upstream: &Upstream,
+) -> Vec<(String, Asked)> {
+    let upstream = upstream.via(&spec.reach);
+    let mut answers = Vec::new();
+    for (name, credential) in credentials(spec, home) {
+        let answer = match credential {
+            Ok(credential) => ask(spec, &credential, &upstream).await,
+            Err(reason) => Asked::unknown(reason),
+        };
+        answers.push((name, answer));
+    }
+    answers
 }
 
 /// Everything that the provider may be asked with, by a name for people.
@@ -155,12 +189,9 @@ fn credentials(spec: &ProviderSpec, home: &Home) -> Vec<(String, Result<Credenti
     }
 }
 
-async fn ask(spec: &ProviderSpec, credential: &Credential, upstream: &Upstream) -> Verdict {
+async fn ask(spec: &ProviderSpec, credential: &Credential, upstream: &Upstream) -> Asked {
     if let Some(lacks) = spec.lacks(&process_env) {
-        return Verdict::Unknown(lacks);
-    }
-    if registry::find(spec.id.as_str()).is_some_and(|entry| entry.list_proves_nothing) {
-        return Verdict::Unknown("its model list is open to everybody".to_owned());
+        return Asked::unknown(lacks);
     }
     let target = Target {
         model: spec
@@ -177,9 +208,14 @@ async fn ask(spec: &ProviderSpec, credential: &Credential, upstream: &Upstream) 
     let adapter = adapter(spec.adapter);
     let listed = match adapter.list_models(&target) {
         Some(request) => send(spec, request, upstream).await,
-        None => Verdict::Unknown("it has no model list".to_owned()),
+        None => Asked::unknown("it has no model list"),
     };
-    match listed {
+    let is_open = registry::find(spec.id.as_str()).is_some_and(|entry| entry.list_proves_nothing);
+    if is_open && listed.verdict == Verdict::Valid {
+        let verdict = Verdict::Unknown("its model list is open to everybody".to_owned());
+        return Asked { verdict, ..listed };
+    }
+    match listed.verdict {
         // Many that speak Anthropic's protocol list nothing.
         Verdict::Unknown(_)
             if spec.adapter == AdapterKind::Anthropic && !target.model.is_empty() =>
@@ -189,7 +225,7 @@ async fn ask(spec: &ProviderSpec, credential: &Credential, upstream: &Upstream) 
                 None => listed,
             }
         }
-        listed => listed,
+        _ => listed,
     }
 }
 
@@ -201,9 +237,28 @@ fn smallest_call(adapter: &dyn Adapter, target: &Target<'_>) -> Option<WireReque
     adapter.encode(&call.prompt, target).ok().map(|encoded| encoded.request)
 }
 
-async fn send(spec: &ProviderSpec, request: WireRequest, upstream: &Upstream) -> Verdict {
-    let answer = upstream.open(request, TIMEOUT).await;
-    verdict(spec.adapter, answer.map(|response| response.head.status).map_err(|e| e.to_string()))
+async fn send(spec: &ProviderSpec, request: WireRequest, upstream: &Upstream) -> Asked {
+    match upstream.open(request, TIMEOUT).await {
+        Ok(answer) => Asked {
+            date: answer.date().and_then(read_date),
+            is_page: answer.head.is_success() && answer.head.content_type == "text/html",
+            verdict: verdict(spec.adapter, Ok(answer.head.status)),
+            answered: true,
+            error: None,
+        },
+        Err(error) => Asked {
+            verdict: verdict(spec.adapter, Err(error.to_string())),
+            answered: false,
+            error: Some(error),
+            date: None,
+            is_page: false,
+        },
+    }
+}
+
+/// `Date` of HTTP.
+fn read_date(text: &str) -> Option<SystemTime> {
+    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().into())
 }
 
 fn verdict(kind: AdapterKind, status: Result<u16, String>) -> Verdict {

@@ -3,9 +3,11 @@
 use std::fmt;
 
 use anstyle::{AnsiColor, Style};
+use serde::Serialize;
 
 /// How something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Mark {
     /// As it should be.
     Good,

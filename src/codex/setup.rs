@@ -74,6 +74,9 @@ pub struct Status {
     pub models: usize,
     /// Where its config leads to.
     pub base_url: Option<String>,
+    /// Why its config cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Why Codex could not be set up, or not be restored. Nothing is half done then.
@@ -381,8 +384,11 @@ impl Codex {
         let config = self.config();
         let bytes = undo::read(&config).map_err(at(&config))?.map(|(bytes, _)| bytes);
         let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
-        let doc: toml::Table =
-            toml::from_str(text.trim_start_matches('\u{feff}')).unwrap_or_default();
+        let doc = toml::from_str::<toml::Table>(text.trim_start_matches('\u{feff}'));
+        let problem = doc.as_ref().err().map(|error| {
+            format!("{} is no TOML: {}", config.display(), error.to_string().trim_end())
+        });
+        let doc = doc.unwrap_or_default();
         let ours = doc.get("model_providers").and_then(|all| all.get(wiring::PROVIDER));
         let base_url = ours.and_then(|ours| ours.get("base_url")).and_then(|url| url.as_str());
         let catalog = fs::read(self.catalog()).unwrap_or_default();
@@ -394,6 +400,7 @@ impl Codex {
             restorable: self.record()?.is_some() || self.is_in(&text).unwrap_or(false),
             models: rows(&catalog).len(),
             base_url: base_url.map(str::to_owned),
+            problem,
         })
     }
 

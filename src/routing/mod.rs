@@ -140,7 +140,12 @@ pub fn route(name: &str, config: &Config) -> Result<Route, RouteError> {
     find(name, config).map(|(route, _)| route)
 }
 
-fn find(name: &str, config: &Config) -> Result<(Route, Rule), RouteError> {
+/// As [`route`], with the rule that finds it.
+///
+/// # Errors
+///
+/// As [`route`].
+pub fn find(name: &str, config: &Config) -> Result<(Route, Rule), RouteError> {
     if let Some(combo) = config.combos.get(name) {
         let first = combo.targets.first().ok_or_else(|| RouteError::Unknown(name.to_owned()))?;
         let route = Route { provider: first.provider.clone(), model: first.model.clone() };

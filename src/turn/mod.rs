@@ -22,7 +22,7 @@ use crate::{
     },
     model::{Event, Losses, Prompt},
     registry::AdapterKind,
-    routing::{self, Affinity, Route},
+    routing::{self, Affinity, Route, RouteError, Rule},
     telemetry::{Metrics, Tally, TurnTrace, ledger::model_name, traces::TraceStep},
     upstream::Upstream,
 };
@@ -77,7 +77,9 @@ impl Turn {
     ///
     /// When there is none.
     pub fn route(&self, model: &str) -> Result<Route, GatewayError> {
-        Ok(routing::route(model, &self.snapshot.config)?)
+        let found = routing::find(model, &self.snapshot.config);
+        self.noted(model, found.as_ref().map(|(_, rule)| *rule));
+        Ok(found?.0)
     }
 
     /// The routes of a call, in the order in which they are tried.
@@ -86,15 +88,17 @@ impl Turn {
     ///
     /// When there is none.
     pub fn plan(&self, model: &str, prompt: &Prompt) -> Result<Vec<Route>, GatewayError> {
-        let notes = &self.tally.notes;
         let from = self.trace.now();
         let plan = routing::plan(model, prompt, &self.snapshot.config, &self.affinity);
         let error = plan.as_ref().err().map(|_| "client_error");
         self.trace.step(TraceStep { name: "route", from, to: None, attempt: None, error });
-        let rule =
-            plan.as_ref().map_or("no rule finds a provider for it", |plan| plan.rule.words());
-        notes.routed(model_name(model), rule);
+        self.noted(model, plan.as_ref().map(|plan| plan.rule));
         Ok(plan?.routes)
+    }
+
+    fn noted(&self, model: &str, rule: Result<Rule, &RouteError>) {
+        let rule = rule.map_or("no rule finds a provider for it", Rule::words);
+        self.tally.notes.routed(model_name(model), rule);
     }
 
     /// A route of a combo answered: its conversation stays there.
@@ -142,8 +146,7 @@ impl Turn {
                 }
                 Err(failed) => failed,
             };
-            let label = failed.error.class().outcome().label();
-            self.tally.notes.came(&format!("{label}: {}", failed.error));
+            self.tally.notes.came(&told(&failed.error));
             if self.tally.requests() > sent && retry::used_nothing(&failed.error) {
                 self.tally.used_nothing();
             }
@@ -231,7 +234,11 @@ impl Turn {
         let (timeout, limit) = (limits.timeouts.whole, limits.max_retained);
         let mut renewed = false;
         loop {
-            let lease = self.lease(route, false).await?;
+            let notes = &self.tally.notes;
+            notes.tries(route.provider.as_str(), route.model.as_str());
+            let lease = self.lease(route, false).await;
+            let lease = lease.inspect_err(|error| notes.came(&told(error)))?;
+            notes.with(lease.credential_name());
             let kind = lease.spec.adapter_for(route.model.as_str());
             let (adapter, sealer) = (adapter(kind), self.sealer(&lease.spec, route));
             let Some(request) = build(adapter, &target(&lease, route, &sealer)) else {
@@ -247,6 +254,10 @@ impl Turn {
                 exchange::fetch(upstream, &lease, adapter, request, quota, timeout, limit).await;
             if quota == Quota::Calls && fetched.as_ref().is_err_and(retry::used_nothing) {
                 self.tally.used_nothing();
+            }
+            match &fetched {
+                Ok(_) => notes.came("answered"),
+                Err(error) => notes.came(&told(error)),
             }
             match (fetched, lease.token()) {
                 // A token can end before its time.
@@ -460,6 +471,11 @@ impl Credentials {
             _ => error,
         }
     }
+}
+
+/// What a failed try is noted as.
+fn told(error: &GatewayError) -> String {
+    format!("{}: {error}", error.class().outcome().label())
 }
 
 fn target<'a>(lease: &'a Lease, route: &'a Route, sealer: &'a Sealer) -> Target<'a> {

@@ -73,7 +73,15 @@ impl Way {
             policy::check(ip, self.private).map_err(io::Error::other)?;
         }
         let (name, at) = proxy.address();
-        let stream = reach(&name, at, true).await?;
+        let stream = reach(&name, at, true).await.map_err(|error| match error.get_ref() {
+            // One that may not be dialled says so.
+            Some(_) => error,
+            // Or a person would look for the fault at the provider.
+            None => {
+                let message = format!("the proxy {name}:{at} is not reached: {error}");
+                io::Error::new(error.kind(), message)
+            }
+        })?;
         proxy.lead(stream, host, port).await
     }
 }

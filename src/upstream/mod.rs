@@ -159,6 +159,13 @@ fn client(network: &Network, reach: &Reach) -> awc::Client {
         .finish()
 }
 
+impl UpstreamResponse {
+    /// `Date`, by the clock of the server.
+    pub fn date(&self) -> Option<&str> {
+        text(self.body.response.as_ref()?.headers(), "date")
+    }
+}
+
 /// Refuses what is no answer, and reads the head of what is one.
 fn accept(response: ClientResponse) -> Result<UpstreamResponse, UpstreamError> {
     let status = response.status();

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+pub mod certificates;
 pub mod chat_rules;
 pub mod google_rules;
 pub mod messages_rules;

@@ -1,0 +1,69 @@
+//! The gateway that runs, or why none could.
+
+use std::net::TcpListener;
+
+use serde_json::Value;
+
+use super::Finding;
+use crate::{
+    cli::local::{Local, Place},
+    config::Home,
+};
+
+const AREA: &str = "gateway";
+
+/// Looks at it.
+pub(super) fn examine(place: &Place, home: &Home) -> Vec<Finding> {
+    let address = place.address;
+    let find = async { Local::at(place.clone(), home).await?.look("/api/status").await };
+    match actix_web::rt::System::new().block_on(find) {
+        Ok(status) => running(&status, place),
+        Err(message) if place.instance.is_some() => {
+            vec![Finding::bad(
+                AREA,
+                message,
+                "`ocx logs` says what it does; `ocx restart --now` may help",
+            )]
+        }
+        Err(_) => match TcpListener::bind(address) {
+            Ok(_) => vec![Finding::doubt(AREA, "none of this home runs", "`ocx start` starts one")],
+            Err(error) => vec![Finding::bad(
+                AREA,
+                format_args!("another program has {address}: {error}"),
+                format!(
+                    "end it, or set another `port` ({} is taken) and run `ocx start`",
+                    address.port()
+                ),
+            )],
+        },
+    }
+}
+
+fn running(status: &Value, place: &Place) -> Vec<Finding> {
+    let version = status["version"].as_str().unwrap_or("?");
+    let what = format!("ocx {version} answers at http://{}", place.address);
+    let mut findings = vec![Finding::good(AREA, what)];
+    let own = env!("CARGO_PKG_VERSION");
+    if version != own {
+        let what = format!("it is version {version}, and this program is {own}");
+        findings.push(Finding::doubt(AREA, what, "`ocx restart`"));
+    }
+    if status["diverged"] == true {
+        findings.push(Finding::bad(
+            AREA,
+            "the config file was changed, and what it says now does not run",
+            "`ocx reload` says why",
+        ));
+    }
+    let providers = status["providers"].as_array().into_iter().flatten();
+    findings.extend(providers.filter_map(|provider| {
+        let (id, state) = (provider["id"].as_str()?, provider["state"].as_str()?);
+        let variable = state.strip_prefix("needs: the variable ")?;
+        Some(Finding::bad(
+            id,
+            format_args!("the gateway does not have the variable {variable}"),
+            "set it where the gateway is started, and restart it",
+        ))
+    }));
+    findings
+}

@@ -1,0 +1,119 @@
+//! Each provider: whether it has what it needs, is reached, and takes what it is sent.
+
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+
+use super::Finding;
+use crate::{
+    cli::{
+        logged_out,
+        provider_check::{self, Asked, Verdict},
+    },
+    config::{Config, Home, ProviderSpec, process_env},
+    credentials::Vault,
+    registry::{self, AuthMode},
+    upstream::{Network, Upstream, UpstreamError},
+};
+
+/// A clock that is so far off makes tokens end at wrong times.
+const MAX_SKEW: Duration = Duration::from_secs(60);
+
+/// Asks all that are in service, at once.
+pub(super) fn examine(config: &Config, home: &Home, network: &Network) -> Vec<Finding> {
+    let vault = Vault::new(home.path());
+    let (mut findings, mut asked) = (Vec::new(), Vec::new());
+    for spec in config.providers.values().filter(|spec| !spec.disabled) {
+        match lacks(spec, &vault) {
+            Some(finding) => findings.push(finding),
+            None => asked.push(spec),
+        }
+    }
+    let upstream = Upstream::new(network);
+    let system = actix_web::rt::System::new();
+    let answers = asked.iter().map(|spec| provider_check::ask_all(spec, home, &upstream));
+    let answers = system.block_on(join_all(answers));
+    let now = SystemTime::now();
+    let mut skew = None;
+    for (spec, answers) in asked.into_iter().zip(answers) {
+        for (key, answer) in answers {
+            skew = skew.or_else(|| off(answer.date?, now));
+            findings.push(judged(spec, &key, answer));
+        }
+    }
+    findings.extend(skew.map(|skew| {
+        Finding::bad(
+            "clock",
+            format_args!("the clock of this machine is {} s off", skew.as_secs()),
+            "set it (`timedatectl set-ntp true`): tokens are renewed by it",
+        )
+    }));
+    findings
+}
+
+/// By how much a server's clock and ours differ, if that matters.
+fn off(theirs: SystemTime, now: SystemTime) -> Option<Duration> {
+    let apart = now.duration_since(theirs).or_else(|_| theirs.duration_since(now)).ok()?;
+    (apart > MAX_SKEW).then_some(apart)
+}
+
+fn lacks(spec: &ProviderSpec, vault: &Vault) -> Option<Finding> {
+    let id = spec.id.as_str();
+    if spec.auth == AuthMode::Forward {
+        return Some(Finding::good(id, "takes the ChatGPT login of its callers"));
+    }
+    if let Some(login) = logged_out(spec, vault) {
+        return Some(Finding::bad(id, "nobody is logged in to an account of it", login));
+    }
+    let what = spec.lacks(&process_env)?;
+    let page = registry::find(id).and_then(|entry| entry.key_page.as_deref());
+    let todo = match page {
+        Some(page) => {
+            format!("get a key at {page}, and give it as the config or the variable says")
+        }
+        None => "give it in the config".to_owned(),
+    };
+    Some(Finding::bad(id, what, todo))
+}
+
+fn judged(spec: &ProviderSpec, key: &str, answer: Asked) -> Finding {
+    let id = spec.id.as_str();
+    if answer.is_page {
+        return Finding::bad(
+            id,
+            format_args!("{} answers with a web page", spec.base_url),
+            "check its `baseUrl`: mostly it ends in /v1",
+        );
+    }
+    match (answer.verdict, answer.error) {
+        (Verdict::Valid, _) => Finding::good(id, format_args!("reached, and takes {key}")),
+        (verdict @ Verdict::Invalid(_), _) => Finding::bad(
+            id,
+            format_args!("{key}: {verdict}"),
+            match spec.auth {
+                AuthMode::OAuth => format!("`ocx login {id}`"),
+                _ => "get a new key, and put it where the old one is".to_owned(),
+            },
+        ),
+        (_, Some(error)) => Finding::bad(id, &error, what_to_do(&error)),
+        (verdict @ Verdict::Unknown(_), None) => {
+            let reached = if answer.answered { "reached" } else { "not asked" };
+            Finding::doubt(
+                id,
+                format_args!("{reached}; whether it takes {key} is {verdict}"),
+                format!("`ocx verify {id}` asks its model"),
+            )
+        }
+    }
+}
+
+fn what_to_do(error: &UpstreamError) -> &'static str {
+    match error {
+        UpstreamError::Tls(_) => {
+            "put the certificate of its authority (PEM) into `caFile`, if you trust it"
+        }
+        UpstreamError::Denied(_) => "set `allowPrivateNetwork` if it is meant to be there",
+        UpstreamError::Redirected(_) | UpstreamError::NoHttp(_) => "check its `baseUrl`",
+        _ => "check its `baseUrl`, the network, and the proxy (`HTTPS_PROXY`, `proxy`)",
+    }
+}

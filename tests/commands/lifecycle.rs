@@ -1,0 +1,250 @@
+//! The gateway in the background: start, stop, restart, status, logs.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    free_port,
+    support::{
+        chat, scratch,
+        upstream::{Reply, Upstream},
+    },
+    text,
+};
+
+/// A home of its own, whose gateways end with the test.
+struct House {
+    home: PathBuf,
+    port: u16,
+}
+
+impl House {
+    fn new(name: &str, config: Value) -> Self {
+        let house = Self { home: scratch(&format!("lifecycle-{name}")), port: free_port() };
+        house.writes(config);
+        house
+    }
+
+    fn writes(&self, mut config: Value) {
+        config["port"] = json!(self.port);
+        fs::write(self.home.join("config.json"), config.to_string()).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ocx"));
+        command.env("OPENCODEX_HOME", &self.home).env("CODEX_HOME", self.home.join("codex-home"));
+        command.env_remove("RUST_LOG").args(args);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn status(&self) -> (i32, Value) {
+        let out = self.run(&["status", "--json"]);
+        (out.status.code().unwrap(), serde_json::from_slice(&out.stdout).unwrap())
+    }
+
+    fn pid(&self) -> u64 {
+        self.status().1["gateways"][0]["pid"].as_u64().unwrap()
+    }
+
+    fn ask(&self, stream: bool) -> TcpStream {
+        let body = json!({"model": "chat/m", "input": "x", "stream": stream}).to_string();
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let (port, length) = (self.port, body.len());
+        write!(
+            socket,
+            "POST /v1/responses HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
+        .unwrap();
+        socket
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        let _ = self.run(&["stop", "--now"]);
+    }
+}
+
+fn chatty(pauses: u64) -> (Upstream, Value) {
+    let upstream = Upstream::start(move |_| {
+        let said = (0..10)
+            .fold(Reply::stream(), |reply, _| reply.frames(&[chat::text("word ")]).pause(pauses));
+        said.frames(&chat::end("stop")).end()
+    });
+    let config = json!({"providers": {"chat": {"adapter": "openai-chat",
+        "baseUrl": upstream.base_url(), "authMode": "local"}}});
+    (upstream, config)
+}
+
+#[test]
+fn it_starts_once_answers_and_stops_and_each_says_so() {
+    let (_upstream, config) = chatty(0);
+    let house = House::new("once", config);
+    let (code, status) = house.status();
+    assert_eq!((code, &status["gateways"]), (3, &json!([])), "nothing runs");
+    let started = house.run(&["start"]);
+    let said = text(&started);
+    assert!(
+        started.status.success() && said.contains("listens on") && said.contains("ocx logs"),
+        "{said}"
+    );
+    // It proved who it is before `start` came back.
+    let mut answer = String::new();
+    house.ask(false).read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (code, status) = house.status();
+    assert_eq!(code, 0, "{status}");
+    let row = &status["gateways"][0];
+    assert_eq!(
+        (&row["detached"], &row["answers"]["generation"]),
+        (&json!(true), &json!(1)),
+        "{row}"
+    );
+    assert_eq!(row["answers"]["providers"][0]["state"], "ready");
+    let again = house.run(&["start"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again).contains("runs already"), "{}", text(&again));
+    // Other commands find it without being told of its port.
+    assert!(text(&house.run(&["reload"])).contains("unchanged: generation 1"));
+    let logs = text(&house.run(&["logs"]));
+    assert!(logs.contains("protocol=\"responses\"") && logs.contains("outcome=\"ok\""), "{logs}");
+    assert_eq!(text(&house.run(&["logs", "-n", "1"])).lines().count(), 1);
+    for file in ["logs", "run"] {
+        let mode = fs::metadata(house.home.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{file}");
+    }
+    let stopped = house.run(&["stop"]);
+    assert!(stopped.status.success() && text(&stopped).contains("has ended"), "{}", text(&stopped));
+    assert!(TcpStream::connect(("127.0.0.1", house.port)).is_err());
+    let stopped = house.run(&["stop"]);
+    assert!(
+        stopped.status.success() && text(&stopped).contains("No gateway"),
+        "{}",
+        text(&stopped)
+    );
+}
+
+#[test]
+fn a_gateway_that_does_not_come_up_says_why_with_its_own_exit_code() {
+    let house = House::new("fails", json!({"providers": {"mine": {"adapter": "none"}}}));
+    let out = house.run(&["start"]);
+    assert_eq!(out.status.code(), Some(78), "{}", text(&out));
+    assert!(text(&out).contains("/providers/mine/adapter"), "{}", text(&out));
+    house.writes(json!({"providers": {}}));
+    let _taken = TcpListener::bind(("127.0.0.1", house.port)).unwrap();
+    let out = house.run(&["start"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out).contains("cannot listen on"), "{}", text(&out));
+}
+
+#[test]
+fn a_stop_lets_streams_end_and_a_stop_at_once_does_not() {
+    let (_upstream, config) = chatty(100);
+    let house = House::new("streams", config);
+    assert!(house.run(&["start"]).status.success());
+    let mut stream = house.ask(true);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(house.run(&["stop"]).status.success());
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("event: response.completed"), "{answer}");
+    let (_upstream, config) = chatty(10_000);
+    house.writes(config);
+    assert!(house.run(&["start"]).status.success());
+    let _stream = house.ask(true);
+    std::thread::sleep(Duration::from_millis(300));
+    let asked = Instant::now();
+    assert!(house.run(&["stop", "--now"]).status.success());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn a_restart_keeps_port_and_flags_and_refuses_what_would_not_start() {
+    let (_upstream, config) = chatty(0);
+    let house = House::new("restart", config.clone());
+    assert!(house.run(&["start", "--log-format", "json"]).status.success());
+    let before = house.pid();
+    house.writes(json!({"providers": {"mine": {"adapter": "none"}}}));
+    let refused = house.run(&["restart"]);
+    assert_eq!(refused.status.code(), Some(78), "{}", text(&refused));
+    assert_eq!(house.pid(), before, "it goes on");
+    house.writes(config);
+    assert!(house.run(&["restart"]).status.success());
+    assert_ne!(house.pid(), before);
+    let (_, status) = house.status();
+    let row = &status["gateways"][0];
+    assert_eq!(row["args"], json!(["--log-format", "json"]), "{row}");
+    assert_eq!(row["address"], format!("127.0.0.1:{}", house.port));
+    // One that a person or a service manager runs is theirs to start again.
+    assert!(house.run(&["stop"]).status.success());
+    let mut own = house.command(&["serve"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 1];
+    own.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let refused = house.run(&["restart"]);
+    assert!(
+        !refused.status.success() && text(&refused).contains("was not started by"),
+        "{}",
+        text(&refused)
+    );
+    assert!(house.run(&["stop"]).status.success(), "but it can be stopped");
+    assert!(own.wait().unwrap().success());
+}
+
+#[test]
+fn a_gateway_that_was_killed_is_no_obstacle_and_its_process_id_no_target() {
+    let (_upstream, config) = chatty(0);
+    let house = House::new("killed", config);
+    assert!(house.run(&["start"]).status.success());
+    let pid = house.pid();
+    let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+    assert!(killed.success());
+    let left = house.home.join("run").join(format!("{}.json", house.port));
+    while house.status().0 != 3 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(left.exists(), "the file is still there");
+    // As if the number were somebody else's by now: ours.
+    let mut text = fs::read_to_string(&left).unwrap();
+    text = text.replace(&format!("\"pid\":{pid}"), &format!("\"pid\":{}", std::process::id()));
+    fs::write(&left, text).unwrap();
+    assert!(house.run(&["stop"]).status.success(), "and nobody is ended: this test goes on");
+    assert!(house.run(&["start"]).status.success());
+    assert_ne!(house.pid(), pid);
+}
+
+#[test]
+fn a_log_that_is_followed_goes_on() {
+    let (_upstream, config) = chatty(0);
+    let house = House::new("logs", config);
+    assert!(!house.run(&["logs"]).status.success(), "there is none yet");
+    assert!(house.run(&["start"]).status.success());
+    let mut follow =
+        house.command(&["logs", "-f", "-n", "0"]).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut answer = String::new();
+    house.ask(false).read_to_string(&mut answer).unwrap();
+    let mut line = Vec::new();
+    let mut out = follow.stdout.take().unwrap();
+    while !line.ends_with(b"\n") {
+        let mut byte = [0];
+        out.read_exact(&mut byte).unwrap();
+        line.push(byte[0]);
+    }
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    assert!(String::from_utf8(line).unwrap().contains("outcome=\"ok\""));
+}
