@@ -19,7 +19,7 @@ use crate::{
         self, ConfigFile, DEFAULT_PORT, DataKey, Home, KeySource, ProxyChoice, Reach, process_env,
     },
     http::{CHALLENGE, proof},
-    upstream::{Network, Upstream},
+    upstream::{Network, Upstream, UpstreamResponse},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -120,6 +120,25 @@ impl Local {
         self.authorize(&mut request);
         let body = self.ask(request).await?;
         serde_json::from_slice(&body).map_err(|_| "the answer is no JSON".to_owned())
+    }
+
+    /// Sends a call as a client does; its answer once its head has come.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, in words.
+    pub async fn post(
+        &self,
+        path: &str,
+        body: &Value,
+        timeout: Duration,
+    ) -> Result<UpstreamResponse, String> {
+        let mut request =
+            WireRequest::post(format!("{}{path}", self.base), body.to_string().into_bytes());
+        if let Some(key) = self.data_key() {
+            request.set("x-opencodex-api-key", HeaderText::Secret(key));
+        }
+        self.client.open(request, timeout).await.map_err(|error| error.to_string())
     }
 
     fn authorize(&self, request: &mut WireRequest) {

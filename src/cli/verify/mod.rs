@@ -1,0 +1,154 @@
+//! `ocx verify`: what a model can do, found by asking it, through the gateway that would ask it anyway.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    args::VerifyArgs,
+    finish,
+    local::{Local, Place},
+    say,
+    style::Mark,
+};
+use crate::{
+    config::{self, Home, Loaded, ProviderSpec, process_env},
+    registry::Quirks,
+};
+
+mod answer;
+mod probes;
+
+/// What was found of one ability.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Capability {
+    name: &'static str,
+    state: Mark,
+    detail: String,
+    /// The list of the provider's config where the model belongs, since it lacks this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quirk: Option<&'static str>,
+}
+
+/// All of them, for people and programs.
+#[derive(Debug, Serialize)]
+struct Card<'a> {
+    model: &'a str,
+    gateway: &'a str,
+    capabilities: &'a [Capability],
+    /// What belongs into the provider's config.
+    config: serde_json::Map<String, Value>,
+}
+
+/// Runs the command: exit 1 if the model does not answer at all.
+pub(super) fn verify(args: &VerifyArgs, home: &Home) -> ExitCode {
+    finish(run(args, home))
+}
+
+fn run(args: &VerifyArgs, home: &Home) -> Result<(), String> {
+    let place = Place::of(&args.which, home);
+    let path = place.config.clone();
+    let loaded = config::check_file(&path, &process_env).map_err(|error| error.to_string())?;
+    let loaded = loaded.unwrap_or_else(|| Loaded::defaults(&process_env));
+    let (provider, model) = match args.model.split_once('/') {
+        Some((provider, model)) => (provider, Some(model)),
+        None => (args.model.as_str(), None),
+    };
+    let spec = loaded.config.providers.get(provider).ok_or_else(|| {
+        format!("no provider `{provider}` is in {}; write PROVIDER/MODEL", path.display())
+    })?;
+    let system = actix_web::rt::System::new();
+    let (local, model) = system.block_on(async {
+        let local = Local::at(place, home).await?;
+        let model = match model {
+            Some(model) => model.to_owned(),
+            None => default_model(spec, &local).await?,
+        };
+        Ok::<_, String>((local, model))
+    })?;
+    let name = format!("{provider}/{model}");
+    if !args.json {
+        say(format_args!("{name}, through {}", local.base));
+    }
+    let tell = |capability: &Capability| {
+        if !args.json {
+            let Capability { name, state, detail, .. } = capability;
+            say(format_args!("  {state} {name:<16} {detail}"));
+        }
+    };
+    let capabilities = system.block_on(probes::all(&local, &name, tell))?;
+    let lists = lists(&capabilities, spec, &model)?;
+    if args.json {
+        let (gateway, config) = (local.base.as_str(), lists.clone());
+        let card = Card { model: &name, gateway, capabilities: &capabilities, config };
+        say(serde_json::to_string_pretty(&card).unwrap_or_default());
+    }
+    match (lists.is_empty(), args.write) {
+        (true, _) => {}
+        (false, true) => write(&path, provider, &lists, args.json)?,
+        (false, false) if !args.json => {
+            let names: Vec<_> = lists.keys().map(String::as_str).collect();
+            say(format_args!("`--write` puts it into {} of the config.", names.join(", ")));
+        }
+        (false, false) => {}
+    }
+    Ok(())
+}
+
+/// The model of a provider that was named alone.
+async fn default_model(spec: &ProviderSpec, local: &Local) -> Result<String, String> {
+    if let Some(model) = &spec.default_model {
+        return Ok(model.clone());
+    }
+    let id = spec.id.as_str();
+    let offered = local.get("/v1/models").await?;
+    let rows = offered["data"].as_array().into_iter().flatten();
+    let ids = rows.filter_map(|row| row["id"].as_str());
+    let of: Vec<_> = ids.filter_map(|name| name.strip_prefix(id)?.strip_prefix('/')).collect();
+    match of.as_slice() {
+        [one] => Ok((*one).to_owned()),
+        _ => Err(format!(
+            "say which model, as `ocx verify {id}/MODEL`; `ocx models {id}` lists {}",
+            of.len()
+        )),
+    }
+}
+
+/// The lists of the provider's config as they should be: with the model where it lacks something. What
+/// the registry says is in them, since what a config says stands alone.
+fn lists(
+    capabilities: &[Capability],
+    spec: &ProviderSpec,
+    model: &str,
+) -> Result<serde_json::Map<String, Value>, String> {
+    let known = serde_json::to_value::<&Quirks>(&spec.quirks).map_err(|error| error.to_string())?;
+    let lacking = capabilities.iter().filter_map(|capability| capability.quirk);
+    let lists = lacking.filter_map(|quirk| {
+        let mut models = known[quirk].as_array().cloned().unwrap_or_default();
+        let listed = models.iter().any(|known| known == model);
+        models.push(model.into());
+        (!listed).then_some((quirk.to_owned(), models.into()))
+    });
+    Ok(lists.collect())
+}
+
+fn write(
+    path: &std::path::Path,
+    provider: &str,
+    lists: &serde_json::Map<String, Value>,
+    quiet: bool,
+) -> Result<(), String> {
+    let told = |error: std::io::Error| format!("{}: {error}", path.display());
+    for (field, models) in lists {
+        let text = config::with_provider_field(path, provider, field, &models.to_string());
+        let text = text.map_err(told)?;
+        let text = text.ok_or_else(|| format!("`{provider}` is not in {}", path.display()))?;
+        config::check(text.as_bytes(), path, &process_env).map_err(|error| error.to_string())?;
+        config::save(path, &text).map_err(told)?;
+        if !quiet {
+            say(format_args!("Wrote `{field}` of `{provider}` into {}.", path.display()));
+        }
+    }
+    Ok(())
+}
