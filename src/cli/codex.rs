@@ -68,18 +68,24 @@ fn install(which: &Which, home: &Home) -> Result<(), String> {
         let asked = format!("/v1/models?client_version={CODEX_VERSION}");
         Ok::<_, String>((local.get(&asked).await?, local.base, local.file))
     });
-    let (catalogue, base, file) = gateway.map_err(|message| {
-        format!("{message}\nNothing was changed. Start the gateway first: `ocx start`")
-    })?;
+    let (catalogue, base, file) =
+        gateway.map_err(|message| format!("{message}\nNothing was changed."))?;
     let file = file.unwrap_or_default();
     let known = codex.known_models();
     let gateway = Gateway {
         base_url: format!("{base}/v1"),
         models: catalogue["models"].as_array().cloned().unwrap_or_default(),
         native: if known.is_empty() { bundled() } else { known },
+        subagent_models: file.subagent_models.clone().unwrap_or_default(),
         websockets: file.websockets.unwrap_or(false),
         key_variable: demands_key(&file).then_some(KEY_VARIABLE),
     };
+    let offered = |name: &str| {
+        gateway.models.iter().chain(&gateway.native).any(|row| row["slug"].as_str() == Some(name))
+    };
+    for name in gateway.subagent_models.iter().filter(|name| !offered(name)) {
+        eprintln!("ocx: `subagentModels` names `{name}`, which is no model of now");
+    }
     let installed = codex.install(&gateway).map_err(|error| error.to_string())?;
     say(format_args!(
         "Codex uses ocx at {base} now: {} models of providers, {} of its own.",

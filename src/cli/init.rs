@@ -104,6 +104,11 @@ fn show_cursor() {
 
 fn told(error: dialoguer::Error) -> String {
     show_cursor();
+    let dialoguer::Error::IO(why) = &error;
+    if why.kind() == std::io::ErrorKind::Interrupted {
+        // As the handler of the signal does, which runs beside us.
+        std::process::exit(INTERRUPTED);
+    }
     format!("the terminal cannot be asked: {error}")
 }
 

@@ -2,10 +2,12 @@
 //! Source: `GET /models?client_version=` as Codex 0.169.0 reads it, section 9 of our notes. One bad
 //! entry makes Codex reject the whole document, so every required field is written.
 
-use serde::Serialize;
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
-use crate::{adapters::ModelInfo, model::Effort, registry::Quirks};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+
+use crate::{adapters::ModelInfo, model::Effort, registry::Quirks, wire::json::to_raw};
 
 /// Told to Codex when neither the upstream nor the config knows better.
 const DEFAULT_WINDOW: u64 = 128_000;
@@ -13,8 +15,17 @@ const DEFAULT_WINDOW: u64 = 128_000;
 const DEFAULT_EFFORTS: [&str; 3] = ["low", "medium", "high"];
 /// Tokens of tool output that Codex keeps.
 const TRUNCATION_LIMIT: u32 = 10_000;
-/// Behind the native models, which rank from 0.
+/// Behind the native models, which rank from 1.
 const PRIORITY: i32 = 100;
+
+/// The priority of a model that sub-agents are offered: before all others, in its order. Codex sorts by
+/// priority, offers `spawn_agent` the first five, and people the first of all.
+/// Source: `codex debug models` and the tools of Codex CLI 0.169.0.
+pub fn featured(slug: &str, models: &[String]) -> Option<i32> {
+    let rank = models.iter().position(|model| model == slug)?;
+    // Codex's own rank from 1 and may stay as they are.
+    Some(i32::try_from(rank).ok()? - i32::try_from(models.len()).ok()?)
+}
 
 /// Base instructions for models that have none of their own.
 const INSTRUCTIONS: &str = "\
@@ -50,20 +61,40 @@ pub struct RoutedModel<'a> {
 pub fn document(
     native: &[Box<RawValue>],
     routed: &[RoutedModel<'_>],
+    subagent_models: &[String],
 ) -> Result<Vec<u8>, serde_json::Error> {
     #[derive(Serialize)]
     #[serde(untagged)]
     enum Row<'a> {
-        Native(&'a RawValue),
+        Native(Cow<'a, RawValue>),
         Routed(Box<Entry<'a>>),
     }
     #[derive(Serialize)]
     struct Document<'a> {
         models: Vec<Row<'a>>,
     }
-    let native = native.iter().map(|entry| Row::Native(entry));
-    let routed = routed.iter().map(|model| Row::Routed(Box::new(entry(model))));
+    let native = native.iter().map(|row| Row::Native(ranked(row, subagent_models)));
+    let routed = routed.iter().map(|model| {
+        let mut entry = entry(model);
+        entry.priority = featured(model.slug, subagent_models).unwrap_or(PRIORITY);
+        Row::Routed(Box::new(entry))
+    });
     serde_json::to_vec(&Document { models: native.chain(routed).collect() })
+}
+
+/// A row of Codex's own, as it is but for its priority, if it is featured.
+fn ranked<'a>(row: &'a RawValue, subagent_models: &[String]) -> Cow<'a, RawValue> {
+    if subagent_models.is_empty() {
+        return Cow::Borrowed(row);
+    }
+    let mut changed: Value = serde_json::from_str(row.get()).unwrap_or_default();
+    match featured(changed["slug"].as_str().unwrap_or_default(), subagent_models) {
+        Some(priority) => {
+            changed["priority"] = priority.into();
+            Cow::Owned(to_raw(&changed))
+        }
+        None => Cow::Borrowed(row),
+    }
 }
 
 #[derive(Serialize)]
@@ -157,10 +188,7 @@ fn level(effort: &str) -> Option<Level<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
-    use crate::wire::json::to_raw;
 
     #[test]
     fn an_entry_has_every_required_field() {
@@ -176,7 +204,7 @@ mod tests {
         let native = to_raw(&serde_json::json!({"slug": "gpt"}));
         let models = [model("p/a", &a), model("p/dull", &dull)];
         let document: Value =
-            serde_json::from_slice(&document(&[native], &models).unwrap()).unwrap();
+            serde_json::from_slice(&document(&[native], &models, &[]).unwrap()).unwrap();
         assert_eq!(document["models"][0]["slug"], "gpt");
         let entry = &document["models"][1];
         for required in [
@@ -203,5 +231,24 @@ mod tests {
         let dull = &document["models"][2];
         assert_eq!(dull["supported_reasoning_levels"], serde_json::json!([]));
         assert_eq!(dull["context_window"], 128_000);
+    }
+
+    #[test]
+    fn featured_models_rank_before_all_others_in_their_order() {
+        let (quirks, info) =
+            (Quirks::default(), ModelInfo { id: "a".into(), ..ModelInfo::default() });
+        let model = |slug| RoutedModel { slug, provider: "p", info: &info, quirks: &quirks };
+        let native = ["gpt-1", "gpt-2"]
+            .map(|slug| to_raw(&serde_json::json!({"slug": slug, "priority": 1})));
+        let featured = ["p/b".to_owned(), "gpt-2".to_owned()];
+        let document = document(&native, &[model("p/a"), model("p/b")], &featured).unwrap();
+        let document: Value = serde_json::from_slice(&document).unwrap();
+        let rows = document["models"].as_array().unwrap();
+        let row =
+            |row: &Value| (row["slug"].as_str().unwrap().to_owned(), row["priority"].as_i64());
+        let mut ranked: Vec<_> = rows.iter().map(row).collect();
+        ranked.sort_by_key(|(_, priority)| *priority);
+        let names: Vec<_> = ranked.iter().map(|(slug, _)| slug.as_str()).collect();
+        assert_eq!(names, ["p/b", "gpt-2", "gpt-1", "p/a"]);
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
+    catalog,
     undo::{self, Kept, Record, Undo},
     wiring::{self, Wiring},
 };
@@ -41,6 +42,8 @@ pub struct Gateway {
     pub models: Vec<Value>,
     /// Models that Codex knows by itself, from whoever could tell.
     pub native: Vec<Value>,
+    /// Models that sub-agents are offered, the first one first.
+    pub subagent_models: Vec<String>,
     /// Whether it serves WebSocket.
     pub websockets: bool,
     /// The variable that holds a key, where it demands one.
@@ -565,13 +568,21 @@ pub fn native(document: &[u8]) -> Vec<Value> {
 fn merged(gateway: &Gateway) -> (Vec<u8>, usize) {
     let slugs: HashSet<&str> =
         gateway.models.iter().filter_map(|row| row["slug"].as_str()).collect();
-    let native: Vec<&Value> = gateway
+    let native: Vec<Value> = gateway
         .native
         .iter()
         .filter(|row| row["slug"].as_str().is_some_and(|slug| !slugs.contains(slug)))
+        .map(|row| {
+            let mut row = row.clone();
+            let slug = row["slug"].as_str().unwrap_or_default();
+            if let Some(priority) = catalog::featured(slug, &gateway.subagent_models) {
+                row["priority"] = priority.into();
+            }
+            row
+        })
         .collect();
     let count = native.len();
-    let models: Vec<&Value> = native.into_iter().chain(&gateway.models).collect();
+    let models: Vec<&Value> = native.iter().chain(&gateway.models).collect();
     (serde_json::json!({ "models": models }).to_string().into_bytes(), count)
 }
 

@@ -66,6 +66,7 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
             posts: file.retry_posts.unwrap_or(true),
         },
         disabled_models: file.disabled_models.iter().flatten().cloned().collect(),
+        subagent_models: subagent_models(file, findings),
         websockets: file.websockets.unwrap_or(false),
         ca_file: file.ca_file.clone(),
         watch: file.watch.unwrap_or_default(),
@@ -76,6 +77,27 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
         findings.problem("/providers", format!("{models} models are listed; at most {MAX_MODELS}"));
     }
     config
+}
+
+/// Models that Codex offers to sub-agents: it looks at the first five.
+/// Source: `spawn_agent` of Codex CLI 0.169.0.
+const MAX_SUBAGENT_MODELS: usize = 5;
+
+fn subagent_models(file: &ConfigFile, findings: &mut Findings) -> Vec<String> {
+    let models = file.subagent_models.clone().unwrap_or_default();
+    if models.len() > MAX_SUBAGENT_MODELS {
+        findings.problem(
+            "/subagentModels",
+            format!("are at most {MAX_SUBAGENT_MODELS}: Codex looks at no more"),
+        );
+    }
+    for (n, model) in models.iter().enumerate() {
+        if model.is_empty() || models[..n].contains(model) {
+            let pointer = format!("/subagentModels/{n}");
+            findings.problem(&pointer, "is empty, or there twice".to_owned());
+        }
+    }
+    models
 }
 
 fn listen(file: &ConfigFile, findings: &mut Findings) -> Listen {

@@ -51,6 +51,10 @@ pub struct ConfigFile {
     /// Models (`provider/model`) that lists leave out; they can still be called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disabled_models: Option<Vec<String>>,
+    /// Models that Codex offers to its sub-agents, and first to people: `provider/model`, a combo or one
+    /// of its own; at most five.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subagent_models: Option<Vec<String>>,
     /// Keys that callers must present in `x-opencodex-api-key` or as a bearer token, beyond
     /// loopback. Literal or `${VAR}`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -39,6 +39,8 @@ pub struct Config {
     pub retries: Retries,
     /// `provider/model` names that lists leave out.
     pub disabled_models: HashSet<String>,
+    /// Models that Codex offers to its sub-agents, the first one first.
+    pub subagent_models: Vec<String>,
     /// Whether the Responses API is served over WebSocket too.
     pub websockets: bool,
     /// A file of certificates to trust besides the usual ones. Cannot change while we run.

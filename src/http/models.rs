@@ -58,7 +58,8 @@ pub async fn list(
                 return Ok(nothing_yet());
             }
             let document =
-                catalog::document(&native, &routed).map_err(|_| GatewayError::Internal)?;
+                catalog::document(&native, &routed, &turn.snapshot.config.subagent_models)
+                    .map_err(|_| GatewayError::Internal)?;
             Ok(HttpResponse::Ok().content_type("application/json").body(document))
         }
     }

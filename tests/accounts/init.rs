@@ -2,10 +2,12 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
 };
 
 use serde_json::{Value, json};
@@ -16,17 +18,25 @@ use crate::{
     authority::Authority,
     command, config, home,
     logins::{browse, visit},
-    support::upstream::{Reply, Upstream},
+    support::{
+        certificates::CertificateAuthority,
+        upstream::{Reply, Upstream},
+    },
     together,
 };
 
 /// The program on a terminal, with what is typed when.
 fn session(home: &Path, steps: &Value, args: &[&str]) -> Child {
+    on_terminal(home, steps, &[&["init"], args].concat()).spawn().unwrap()
+}
+
+fn on_terminal(home: &Path, steps: &Value, args: &[&str]) -> Command {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/accounts/terminal.py");
     let mut terminal = Command::new("python3");
-    terminal.arg(script).arg(steps.to_string()).arg(env!("CARGO_BIN_EXE_ocx")).arg("init");
-    terminal.args(args).env("OPENCODEX_HOME", home).env_remove("RUST_LOG");
-    terminal.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+    terminal.arg(script).arg(steps.to_string()).arg(env!("CARGO_BIN_EXE_ocx"));
+    terminal.args(args).env("OPENCODEX_HOME", home).env_remove("RUST_LOG").env_remove("NO_COLOR");
+    terminal.stdin(Stdio::null()).stdout(Stdio::piped());
+    terminal
 }
 
 fn told(mut session: Child) -> (bool, String) {
@@ -80,13 +90,118 @@ fn a_server_of_ones_own_with_a_key_that_is_checked_first() {
     assert_eq!(mode, 0o600, "it holds a key now");
 }
 
+/// A proxy that leads to one address, whatever host it is asked for, and notes which that was.
+fn proxy_to(address: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (proxy, asked) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for caller in listener.incoming() {
+            let mut caller = caller.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                caller.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            seen.lock().unwrap().push(String::from_utf8(head).unwrap());
+            caller.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").unwrap();
+            let server = TcpStream::connect(address).unwrap();
+            for (mut from, mut to) in
+                [(caller.try_clone().unwrap(), server.try_clone().unwrap()), (server, caller)]
+            {
+                std::thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    (proxy, asked)
+}
+
+/// The vendor is played by a server of ours, behind a proxy and with a certificate of an authority that
+/// the config trusts: everything is as it would be, and nothing leaves this machine.
+#[test]
+fn a_provider_with_a_key_from_its_own_page() {
+    let _machine = together();
+    let home = home("init-page");
+    let authority = CertificateAuthority::new("the company's");
+    let (proxy, asked) = proxy_to(authority.serve_apart("api.groq.com"));
+    let pem = home.join("ca.pem");
+    fs::write(&pem, &authority.pem).unwrap();
+    fs::write(home.join("config.json"), json!({"caFile": pem, "providers": {}}).to_string())
+        .unwrap();
+    // What a desktop opens pages with.
+    let (bin, opened) = (home.join("bin"), home.join("opened"));
+    fs::create_dir(&bin).unwrap();
+    let program = bin.join(if cfg!(target_os = "macos") { "open" } else { "xdg-open" });
+    fs::write(&program, format!("#!/bin/sh\nprintf '%s' \"$1\" > {}\n", opened.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let steps = json!([["Which provider", "groq\r"], ["The key", "gsk-typed-key\r"]]);
+    let mut terminal = on_terminal(&home, &steps, &["init"]);
+    terminal.env("PATH", path).env("HTTPS_PROXY", format!("http://{proxy}"));
+    terminal.env_remove("GROQ_API_KEY").env_remove("NO_PROXY").env_remove("no_proxy");
+    let (done, said) = told(terminal.spawn().unwrap());
+    assert!(done, "{said}");
+    for words in
+        ["You get a key at https://console.groq.com/keys", "groq: key 1: valid", "Saved `groq`"]
+    {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+    assert!(!said.contains("gsk-typed-key"), "a key is not shown: {said}");
+    assert_eq!(saved(&home)["providers"]["groq"], json!({"apiKey": "gsk-typed-key"}));
+    assert_eq!(fs::read_to_string(opened).unwrap(), "https://console.groq.com/keys");
+    let asked = asked.lock().unwrap().clone();
+    assert!(asked.iter().all(|head| head.starts_with("CONNECT api.groq.com:443 ")), "{asked:?}");
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    // Without a key typed, its variable is what the config names.
+    fs::write(home.join("config.json"), json!({"caFile": pem, "providers": {}}).to_string())
+        .unwrap();
+    let steps = json!([["Which provider", "groq\r"], ["empty: it will be in GROQ_API_KEY", "\r"]]);
+    let mut terminal = on_terminal(&home, &steps, &["init"]);
+    terminal.env("HTTPS_PROXY", format!("http://{proxy}")).env_remove("GROQ_API_KEY");
+    let (done, said) = told(terminal.spawn().unwrap());
+    assert!(done && said.contains("unknown: the variable GROQ_API_KEY is not set"), "{said}");
+    assert_eq!(saved(&home)["providers"]["groq"], json!({"apiKey": "${GROQ_API_KEY}"}));
+}
+
+#[test]
+fn who_is_interrupted_gets_the_terminal_back_and_nothing_is_saved() {
+    let _machine = together();
+    let home = home("init-interrupted");
+    let steps = json!([["Which provider", "\u{3}"]]);
+    let mut session = session(&home, &steps, &[]);
+    let mut said = String::new();
+    session.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(session.wait().unwrap().code(), Some(130), "{said:?}");
+    let (hidden, shown) = (said.rfind("\u{1b}[?25l"), said.rfind("\u{1b}[?25h"));
+    assert!(hidden.is_some() && shown > hidden, "the cursor is there again: {said:?}");
+    assert!(!home.join("config.json").exists());
+}
+
+#[test]
+fn colours_are_for_terminals_and_for_those_who_want_them() {
+    let _machine = together();
+    let home = home("colours");
+    let doctor = ["doctor", "--offline"];
+    let said = |command: &mut Command| String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let terminal = said(&mut on_terminal(&home, &json!([]), &doctor));
+    assert!(terminal.contains("\u{1b}[32m✓"), "{terminal:?}");
+    let plain = said(on_terminal(&home, &json!([]), &doctor).env("NO_COLOR", "1"));
+    assert!(plain.contains('✓') && !plain.contains('\u{1b}'), "{plain:?}");
+    let piped = said(command(&home).args(doctor));
+    assert!(piped.contains('✓') && !piped.contains('\u{1b}'), "{piped:?}");
+}
+
 #[test]
 fn a_local_server_that_ocx_knows() {
     let _machine = together();
     let home = home("init-local");
     let steps = json!([["Which provider", "lm-studio\r"]]);
     let (done, said) = told(session(&home, &steps, &[]));
-    assert!(done && said.contains("ocx serve"), "{said}");
+    assert!(done && said.contains("ocx start"), "{said}");
     assert_eq!(saved(&home)["providers"]["lm-studio"], json!({}));
     assert!(saved(&home)["providers"].get("openai").is_some(), "the built-in one is not lost");
 }

@@ -31,6 +31,7 @@ const CACHE: &str = "{\"fetched_at\":\"2020-01-01T00:00:00Z\",\"models\":[]}";
 struct Bench {
     dir: PathBuf,
     ocx: Ocx,
+    upstream: Upstream,
 }
 
 impl Bench {
@@ -44,12 +45,13 @@ impl Bench {
             }
             Reply::chat(&[vec![chat::text("Hello from ocx.")], chat::end("stop")].concat())
         });
-        let config = json!({"providers": {"chat": {"adapter": "openai-chat", "authMode": "local",
-            "baseUrl": upstream.base_url()}}});
+        let config = json!({"subagentModels": ["chat/small", "gpt-6-luna", "gone/model"],
+            "providers": {"chat": {"adapter": "openai-chat", "authMode": "local",
+                "baseUrl": upstream.base_url()}}});
         let ocx = Ocx::serve(&dir, &config);
         fs::create_dir_all(dir.join("codex")).unwrap();
         fs::create_dir_all(dir.join("work")).unwrap();
-        Self { dir, ocx }
+        Self { dir, ocx, upstream }
     }
 
     fn home(&self) -> PathBuf {
@@ -107,7 +109,10 @@ fn the_real_codex_is_set_up_and_gets_its_own_files_back() {
     fs::write(bench.home().join("models_cache.json"), CACHE).unwrap();
     let before = files(&bench.home());
 
-    let said = String::from_utf8(succeeds(&mut bench.install()).stdout).unwrap();
+    let installed = succeeds(&mut bench.install());
+    let told = String::from_utf8(installed.stderr).unwrap();
+    assert!(told.contains("names `gone/model`, which is no model"), "{told}");
+    let said = String::from_utf8(installed.stdout).unwrap();
     assert!(said.contains("2 models of providers") && said.contains("codex -m chat/big"), "{said}");
     let listed = succeeds(&mut bench.codex(&["debug", "models"])).stdout;
     let listed: Value = serde_json::from_slice(&listed).unwrap();
@@ -118,6 +123,10 @@ fn the_real_codex_is_set_up_and_gets_its_own_files_back() {
     };
     assert_eq!((window("chat/big"), window("chat/small")), (262_144.into(), 32_768.into()));
     assert!(window("gpt-6-astra").is_number(), "Codex's own models are there, too");
+    let mut rows: Vec<&Value> = listed["models"].as_array().unwrap().iter().collect();
+    rows.sort_by_key(|row| row["priority"].as_i64());
+    let first: Vec<_> = rows.iter().take(2).map(|row| row["slug"].as_str().unwrap()).collect();
+    assert_eq!(first, ["chat/small", "gpt-6-luna"], "what sub-agents are offered comes first");
 
     let work = bench.dir.join("work");
     let mut exec = bench.codex(&["exec", "--json", "--skip-git-repo-check", "-m", "chat/big"]);
@@ -125,6 +134,13 @@ fn the_real_codex_is_set_up_and_gets_its_own_files_back() {
     let ran = run(&mut exec, &bench.dir);
     assert!(ran.ok && ran.out.contains("Hello from ocx."), "{}{}", ran.out, ran.err);
     assert!(!ran.err.contains("metadata"), "{}", ran.err);
+    let asked = bench.upstream.asked().last().unwrap().json();
+    let tools = asked["tools"].as_array().unwrap().iter().map(|tool| &tool["function"]);
+    let spawn = tools.clone().find(|tool| tool["name"] == "multi_agent_v1__spawn_agent");
+    let offered = spawn.unwrap()["description"].as_str().unwrap();
+    let at =
+        |name: &str| offered.find(&format!("- `{name}`")).unwrap_or_else(|| panic!("{offered}"));
+    assert!(at("chat/small") < at("gpt-6-luna") && at("gpt-6-luna") < at("gpt-6.1-sol"));
 
     let port = bench.ocx.address.port().to_string();
     let printed = succeeds(&mut bench.ocx(&["models", "chat", "--port", &port])).stdout;
@@ -149,7 +165,7 @@ fn a_gateway_that_is_down_changes_nothing_and_says_what_helps() {
     let output = bench.install().output().unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("`ocx serve`") && said.contains("Nothing was changed"), "{said}");
+    assert!(said.contains("`ocx start`") && said.contains("Nothing was changed"), "{said}");
     assert_eq!(files(&bench.home()), before);
 }
 

@@ -227,6 +227,40 @@ fn a_gateway_that_was_killed_is_no_obstacle_and_its_process_id_no_target() {
 }
 
 #[test]
+fn codex_is_led_there_by_start_kept_by_restart_and_given_back_by_stop() {
+    let (_upstream, mut config) = chatty(0);
+    config["providers"]["chat"]["models"] = json!(["m"]);
+    let house = House::new("codex", config);
+    let codex = house.home.join("codex-home");
+    let own = "# mine\r\nmodel = \"gpt-5.5\"\r\n";
+    fs::create_dir(&codex).unwrap();
+    fs::write(codex.join("config.toml"), own).unwrap();
+    let wired = || {
+        let text = fs::read_to_string(codex.join("config.toml")).unwrap();
+        text.contains(&format!("base_url = \"http://127.0.0.1:{}/v1\"", house.port))
+    };
+    let out = house.run(&["start", "--codex"]);
+    assert!(out.status.success() && wired(), "{}", text(&out));
+    assert_eq!(house.status().1["codex"]["installed"], true);
+    assert!(house.run(&["restart"]).status.success() && wired());
+    let out = house.run(&["stop", "--keep-codex"]);
+    assert!(out.status.success() && wired(), "{}", text(&out));
+    let out = house.run(&["start"]);
+    assert!(out.status.success() && wired(), "{}", text(&out));
+    assert!(
+        text(&out).contains("Codex uses ocx"),
+        "it is told of the models of now: {}",
+        text(&out)
+    );
+    let out = house.run(&["stop"]);
+    assert!(text(&out).contains("Codex is as it was before"), "{}", text(&out));
+    assert_eq!(fs::read_to_string(codex.join("config.toml")).unwrap(), own);
+    let left: Vec<_> =
+        fs::read_dir(&codex).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["config.toml"]);
+}
+
+#[test]
 fn a_log_that_is_followed_goes_on() {
     let (_upstream, config) = chatty(0);
     let house = House::new("logs", config);

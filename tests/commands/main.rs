@@ -8,6 +8,7 @@ mod support;
 mod doctor;
 mod explain;
 mod lifecycle;
+mod providers;
 mod verify;
 
 use std::process::Output;

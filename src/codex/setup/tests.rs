@@ -12,6 +12,7 @@ fn gateway(models: &[&str]) -> Gateway {
         base_url: "http://127.0.0.1:10100/v1".to_owned(),
         models: models.iter().map(|slug| json!({ "slug": slug })).collect(),
         native: vec![json!({"slug": "gpt", "base_instructions": "x"})],
+        subagent_models: Vec::new(),
         websockets: false,
         key_variable: None,
     }
