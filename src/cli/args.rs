@@ -378,6 +378,9 @@ pub(super) enum ConfigCommand {
     Check {
         /// The file [default: as for `serve`].
         file: Option<PathBuf>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Print the JSON Schema of config.json, for editors.
     Schema,

@@ -173,10 +173,10 @@ mod tests {
         assert!(hold(&first, &home).is_err(), "one a port");
         assert_eq!(running(&home), [second.clone(), first.clone()]);
         drop(held);
-        assert_eq!(running(&home), [second.clone()]);
+        assert_eq!(running(&home), std::slice::from_ref(&second));
         // As after kill -9: the file is there, and nobody holds it.
         fs::write(path(&home, 3), serde_json::to_vec(&instance(3)).unwrap()).unwrap();
-        assert_eq!(running(&home), [second.clone()]);
+        assert_eq!(running(&home), std::slice::from_ref(&second));
         let held = hold(&instance(3), &home).unwrap();
         assert_eq!(running(&home).len(), 2);
         drop((held, other));

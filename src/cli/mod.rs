@@ -102,11 +102,8 @@ pub fn run() -> ExitCode {
         Command::Provider(ProviderCommand::Test { provider, json }) => {
             provider_check::check(provider.as_deref(), json, &home)
         }
-        Command::Config(ConfigCommand::Check { file: Some(file) }) => {
-            config::check(&file, true, &home)
-        }
-        Command::Config(ConfigCommand::Check { file: None }) => {
-            config::check(&home.config(), false, &home)
+        Command::Config(ConfigCommand::Check { file, json }) => {
+            config::check(file.as_deref(), json, &home)
         }
         Command::Config(ConfigCommand::Schema) => config::schema(),
         Command::Codex(command) => codex::run(&command, &home),
