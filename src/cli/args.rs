@@ -1,6 +1,9 @@
 //! What the command line takes. The text of each item is its help.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand};
 
@@ -57,7 +60,7 @@ pub(super) enum Command {
     Doctor(DoctorArgs),
     /// Say what became of a call: why this provider, what was tried again or dropped, and how long it took.
     Explain(ExplainArgs),
-    /// Try what a model can do, through a running gateway; asks it some ten small questions.
+    /// Try what a model can do, through a running gateway; asks it some twelve small questions.
     Verify(VerifyArgs),
     /// Tell a Codex that is set up of the models of now.
     Sync(Which),
@@ -102,16 +105,28 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    /// What a gateway like this is started with, but for its port and its config.
+    /// What starts a gateway like this again; paths are whole.
     pub fn again(&self) -> Vec<String> {
-        again(self.log_format, self.host)
+        again(self.log_format, self.host, self.port, self.config.as_deref())
     }
 }
 
-fn again(log_format: LogFormat, host: Option<IpAddr>) -> Vec<String> {
+fn again(
+    log_format: LogFormat,
+    host: Option<IpAddr>,
+    port: Option<u16>,
+    config: Option<&Path>,
+) -> Vec<String> {
     let mut args = vec!["--log-format".to_owned(), log_format.name().to_owned()];
     if let Some(host) = host {
         args.extend(["--host".to_owned(), host.to_string()]);
+    }
+    if let Some(port) = port {
+        args.extend(["--port".to_owned(), port.to_string()]);
+    }
+    if let Some(config) = config {
+        let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+        args.extend(["--config".to_owned(), config.display().to_string()]);
     }
     args
 }
@@ -149,7 +164,7 @@ pub(super) struct StartArgs {
 impl StartArgs {
     /// As [`Serve::again`].
     pub fn again(&self) -> Vec<String> {
-        again(self.log_format, self.host)
+        again(self.log_format, self.host, self.port, self.config.as_deref())
     }
 }
 

@@ -52,16 +52,25 @@ fn account(call: &Value) -> Vec<String> {
     let mut lines = vec![
         format!("{}, over at {}", ids.join(", "), time(call)),
         format!("  asked     {} ({}{stream})", text(&call["asked"]), text(&call["protocol"])),
-        format!("  went to   {}: {}", target(call), text(&call["rule"])),
     ];
+    let steps = call["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let (went, rule) = (target(call), text(&call["rule"]));
+    match steps.first().map(target) {
+        Some(first) if first != went => {
+            lines.push(format!("  first     {first}: {rule}"));
+            lines.push(format!("  went to   {went}"));
+        }
+        _ => lines.push(format!("  went to   {went}: {rule}")),
+    }
     if let Some(generation) = call["generation"].as_u64() {
         lines.push(format!("  config    generation {generation}"));
     }
-    for (n, step) in (1..).zip(call["steps"].as_array().into_iter().flatten()) {
+    for (n, step) in (1..).zip(steps) {
         let with = step["credential"].as_str().map(|name| format!(" with {name}"));
-        let result = match text(&step["result"]) {
-            "" => "left by the caller",
-            result => result,
+        let result = match (text(&step["result"]), text(&call["outcome"])) {
+            ("", "client_cancelled") => "left by the caller",
+            ("", _) => "no result",
+            (result, _) => result,
         };
         lines.push(format!(
             "  try {n:<5} {}{}, {} ms after the call: {result}, {} ms",
@@ -73,6 +82,9 @@ fn account(call: &Value) -> Vec<String> {
         if let Some(next) = step["then"].as_str() {
             lines.push(format!("            then: {next}"));
         }
+    }
+    if let Some(more @ 1..) = call["leftOut"].as_u64() {
+        lines.push(format!("  tries     {more} more, of which nothing is remembered"));
     }
     for loss in call["losses"].as_array().into_iter().flatten() {
         lines.push(format!("  lost      {} × {}", loss[1], text(&loss[0])));
@@ -139,7 +151,8 @@ mod tests {
         for words in [
             "req_1, resp_2",
             "asked     best (responses, as a stream)",
-            "went to   b/m: the name is a combo's",
+            "first     a/n: the name is a combo's",
+            "went to   b/m",
             "generation 3",
             "try 1     a/n with key 1 of 2, 1 ms after the call: rate_limited: slow down, 5 ms",
             "then: failed over to `b`",

@@ -3,15 +3,15 @@
 //! The lock tells whether it lives. A process id alone does not: it may be another's by now.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    net::SocketAddr,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    fs::{self, DirBuilder, File, TryLockError},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+use url::{Host, Url};
 
 use crate::config::{self, Home};
 
@@ -32,8 +32,10 @@ pub(super) struct Instance {
     /// Where its log goes, if that is a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<PathBuf>,
-    /// What it was started with.
+    /// What starts another like it: flags of `ocx serve`.
     pub args: Vec<String>,
+    /// What its streams have when it is told to end, in milliseconds.
+    pub shutdown_ms: u64,
 }
 
 impl Instance {
@@ -43,6 +45,19 @@ impl Instance {
             "http://{}",
             SocketAddr::new(config::reachable(self.address.ip()), self.address.port())
         )
+    }
+
+    /// Whether an address leads to it, from this machine.
+    pub fn is_at(&self, base_url: &str) -> bool {
+        let Ok(url) = Url::parse(base_url) else { return false };
+        let host = match url.host() {
+            Some(Host::Ipv4(ip)) => Some(IpAddr::from(ip)),
+            Some(Host::Ipv6(ip)) => Some(IpAddr::from(ip)),
+            Some(Host::Domain("localhost")) => Some(Ipv4Addr::LOCALHOST.into()),
+            _ => None,
+        };
+        let here = |ip: IpAddr| ip.is_loopback() || ip == self.address.ip();
+        host.is_some_and(here) && url.port_or_known_default() == Some(self.port())
     }
 
     /// Its port.
@@ -55,13 +70,17 @@ impl Instance {
 #[derive(Debug)]
 pub(super) struct Held {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Still locked: nobody else can have made it theirs.
-        let _ = fs::remove_file(&self.path);
+        let identity =
+            |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        // Only if it is ours: somebody may have cleared the directory.
+        if identity(self.lock.metadata()) == identity(fs::metadata(&self.path)) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -76,41 +95,23 @@ fn path(home: &Home, port: u16) -> PathBuf {
 /// When the file cannot be written, or another gateway holds it.
 pub(super) fn hold(instance: &Instance, home: &Home) -> io::Result<Held> {
     home.create()?;
-    match DirBuilder::new().mode(0o700).create(home.run()) {
+    let dir = home.run();
+    match DirBuilder::new().mode(0o700).create(&dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
     let path = path(home, instance.port());
-    for _ in 0..TRIES {
-        let mut options = OpenOptions::new();
-        let mut file = options.create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-        match file.try_lock() {
-            // Whoever held it before may have taken it away just now.
-            Ok(()) if !is_at(&file, &path) => continue,
-            Ok(()) => {}
-            Err(TryLockError::Error(error)) => return Err(error),
-            // Perhaps by one that only looks.
-            Err(TryLockError::WouldBlock) => {
-                std::thread::sleep(PAUSE);
-                continue;
-            }
-        }
-        file.set_len(0)?;
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&serde_json::to_vec(instance)?)?;
-        return Ok(Held { path, _lock: file });
+    if alive(&path).is_some() {
+        return Err(io::Error::other("another gateway holds it"));
     }
-    Err(io::Error::other("another gateway holds it"))
+    // Locked and written before anybody can see it. One port has one gateway: of two that begin at once
+    // the other could not listen.
+    let mut file = tempfile::NamedTempFile::new_in(&dir)?;
+    file.as_file().lock()?;
+    file.write_all(&serde_json::to_vec(instance)?)?;
+    let file = file.persist(&path).map_err(|error| error.error)?;
+    Ok(Held { path, lock: file })
 }
-
-fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-    identity(file.metadata()) == identity(fs::metadata(path))
-}
-
-/// How often a file is read that its owner just writes, and how long we wait in between.
-const TRIES: usize = 20;
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// The gateways of a home that run, by port.
 pub(super) fn running(home: &Home) -> Vec<Instance> {
@@ -128,22 +129,15 @@ pub(super) fn still_runs(instance: &Instance, home: &Home) -> bool {
 }
 
 fn alive(path: &Path) -> Option<Instance> {
-    for _ in 0..TRIES {
-        let mut file = File::open(path).ok()?;
-        match file.try_lock_shared() {
-            // Nobody holds it: it was left by one that was killed.
-            Ok(()) => return None,
-            Err(TryLockError::Error(_)) => return None,
-            Err(TryLockError::WouldBlock) => {}
-        }
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).ok()?;
-        if let Ok(instance) = serde_json::from_slice(&text) {
-            return Some(instance);
-        }
-        std::thread::sleep(PAUSE);
+    let mut file = File::open(path).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {}
+        // Nobody holds it: it was left by one that was killed. Or it cannot be known.
+        Ok(()) | Err(TryLockError::Error(_)) => return None,
     }
-    None
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 #[cfg(test)]
@@ -159,6 +153,7 @@ mod tests {
             config: "c".into(),
             log: None,
             args: Vec::new(),
+            shutdown_ms: 1,
         }
     }
 

@@ -4,24 +4,26 @@ use std::{
     fs::{self, DirBuilder, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use clap::Parser as _;
+#[cfg(target_os = "linux")]
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal},
+};
 
 use super::{
-    args::{OpenArgs, RestartArgs, StartArgs, StopArgs, Which},
+    args::{Cli, OpenArgs, RestartArgs, Serve, StartArgs, StopArgs, Which},
     codex, finish,
     instance::{self, Instance},
-    local::{Local, Place},
-    login, say,
+    local::{Local, Place, written_port},
+    login, say, serve,
 };
-use crate::{
-    codex::Codex,
-    config::{self, Home, process_env},
-};
+use crate::{codex::Codex, config::Home};
 
 /// How long a gateway may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,8 +36,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// `ocx start`.
 pub(super) fn start(args: &StartArgs, home: &Home) -> ExitCode {
-    let config = args.config.clone().unwrap_or_else(|| home.config());
-    let which = Which { config: Some(config.clone()), port: args.port };
+    let which = Which { config: args.config.clone(), port: args.port };
     let place = Place::of(&which, home);
     if let Some(runs) = &place.instance {
         return finish(Err(format!(
@@ -44,26 +45,22 @@ pub(super) fn start(args: &StartArgs, home: &Home) -> ExitCode {
             runs.pid
         )));
     }
-    let port = place.address.port();
-    let begun = Begun { port, config: args.config.clone(), extra: args.again() };
-    match begun.launch(home) {
-        Ok(Launched::Answers) => {}
-        Ok(Launched::Ended(code)) => return code,
-        Err(message) => return finish(Err(message)),
+    match launch(&args.again(), home) {
+        Ok(Launched::Answers(one)) => finish(tell_codex(args.codex, &one, home)),
+        Ok(Launched::Ended(code)) => code,
+        Err(message) => finish(Err(message)),
     }
-    finish(tell_codex(args.codex, port, home))
 }
 
 /// Leads Codex to a gateway that just began, or tells a Codex that is led to it of the models of now.
-fn tell_codex(wanted: bool, port: u16, home: &Home) -> Result<(), String> {
-    let codex = Codex::find(home.path());
-    let ours = codex.status().ok().filter(|status| status.installed);
-    let ours = ours.and_then(|status| status.base_url).is_some_and(|url| leads_to(&url, port));
+fn tell_codex(wanted: bool, one: &Instance, home: &Home) -> Result<(), String> {
+    let status = Codex::find(home.path()).status().ok().filter(|status| status.installed);
+    let ours = status.and_then(|status| status.base_url).is_some_and(|url| one.is_at(&url));
     match (wanted, ours) {
-        (true, _) => codex::lead(Some(port), home),
+        (true, _) => codex::lead(Some(one.port()), home),
         // The gateway runs all the same.
         (false, true) => {
-            if let Err(message) = codex::lead(Some(port), home) {
+            if let Err(message) = codex::lead(Some(one.port()), home) {
                 eprintln!("ocx: Codex was not told of its models: {message}");
             }
             Ok(())
@@ -72,115 +69,120 @@ fn tell_codex(wanted: bool, port: u16, home: &Home) -> Result<(), String> {
     }
 }
 
-fn leads_to(base_url: &str, port: u16) -> bool {
-    url::Url::parse(base_url).is_ok_and(|url| url.port_or_known_default() == Some(port))
-}
-
-/// A gateway that is to run in the background.
-struct Begun {
-    port: u16,
-    config: Option<PathBuf>,
-    extra: Vec<String>,
-}
-
 enum Launched {
-    Answers,
+    Answers(Instance),
     /// Its exit code is told on.
     Ended(ExitCode),
 }
 
-impl Begun {
-    /// Starts it, and waits until it answers or ends.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be started, or does neither.
-    fn launch(&self, home: &Home) -> Result<Launched, String> {
-        let logs = home.logs();
-        let told = |error: io::Error| format!("{}: {error}", logs.display());
-        home.create().map_err(told)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&logs).map_err(told)?;
-        let log = logs.join(format!("{}.log", self.port));
-        // What is said before there is a log, and by a program that falls over.
-        let console = logs.join(format!("{}.console", self.port));
-        let mut options = OpenOptions::new();
-        let out = options.create(true).truncate(true).write(true).mode(0o600).open(&console);
-        let out = out.map_err(told)?;
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let mut serve = Command::new(program);
-        serve.args(["serve", "--detached", "--port", &self.port.to_string(), "--log-file"]);
-        serve.arg(&log).args(&self.extra);
-        if let Some(config) = &self.config {
-            serve.arg("--config").arg(config);
-        }
-        let err = out.try_clone().map_err(told)?;
-        let child = serve.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
-        let child = child.map_err(|error| format!("the gateway cannot be started: {error}"))?;
-        let read = || fs::read_to_string(&console).unwrap_or_default();
-        match self.answers(child, home)? {
-            Launched::Ended(code) => {
-                eprint!("{}", read());
-                Ok(Launched::Ended(code))
-            }
-            Launched::Answers => {
-                say(format_args!(
-                    "{}\n  log        {} (`ocx logs`)",
-                    read().trim_end(),
-                    log.display()
-                ));
-                Ok(Launched::Answers)
-            }
+/// Starts a gateway in the background, and waits until it answers or ends.
+///
+/// # Errors
+///
+/// When it cannot be started, or does neither.
+fn launch(args: &[String], home: &Home) -> Result<Launched, String> {
+    let logs = home.logs();
+    let told = |error: io::Error| format!("{}: {error}", logs.display());
+    home.create().map_err(told)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(&logs).map_err(told)?;
+    let port = port_of(args, home)?;
+    let log = logs.join(format!("{port}.log"));
+    // What is said before there is a log, and by a program that falls over.
+    let console = logs.join(format!("{port}.console"));
+    let mut options = OpenOptions::new();
+    let out = options.create(true).truncate(true).write(true).mode(0o600).open(&console);
+    let out = out.map_err(told)?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut serve = Command::new(program);
+    serve.args(["serve", "--detached", "--log-file"]).arg(&log).args(args);
+    let err = out.try_clone().map_err(told)?;
+    let child = serve.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+    let child = child.map_err(|error| format!("the gateway cannot be started: {error}"))?;
+    let read = || fs::read_to_string(&console).unwrap_or_default();
+    let launched = answers(child, home)?;
+    match &launched {
+        Launched::Ended(_) => eprint!("{}", read()),
+        Launched::Answers(_) => {
+            say(format_args!("{}\n  log        {} (`ocx logs`)", read().trim_end(), log.display()));
         }
     }
+    Ok(launched)
+}
 
-    fn answers(&self, mut child: Child, home: &Home) -> Result<Launched, String> {
-        let which = Which { config: self.config.clone(), port: Some(self.port) };
-        let started = Instant::now();
-        let system = actix_web::rt::System::new();
-        while started.elapsed() < START_TIMEOUT {
-            if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
-                let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-                return Ok(Launched::Ended(ExitCode::from(code)));
-            }
-            let place = Place::of(&which, home);
-            let is_it = place.instance.as_ref().is_some_and(|one| one.pid == child.id());
-            if is_it && system.block_on(Local::at(place, home)).is_ok() {
-                return Ok(Launched::Answers);
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        // It would hold the port against the next one.
-        let _ = child.kill();
-        let _ = child.wait();
-        Err(format!("the gateway did not answer within {} s", START_TIMEOUT.as_secs()))
+/// The port that a gateway with these flags will have, for the name of its log.
+fn port_of(args: &[String], home: &Home) -> Result<u16, String> {
+    let Serve { config, port, .. } = parsed(args)?;
+    Ok(port.unwrap_or_else(|| written_port(&config.unwrap_or_else(|| home.config()))))
+}
+
+/// Flags of `ocx serve`.
+fn parsed(args: &[String]) -> Result<Serve, String> {
+    let given = ["ocx", "serve"].into_iter().chain(args.iter().map(String::as_str));
+    match Cli::try_parse_from(given).map(|cli| cli.command) {
+        Ok(super::args::Command::Serve(serve)) => Ok(serve),
+        _ => Err(format!("it was started with flags that this version does not know: {args:?}")),
     }
+}
+
+/// Waits until a gateway that was just started proves who it is, or ends.
+fn answers(mut child: Child, home: &Home) -> Result<Launched, String> {
+    let started = Instant::now();
+    let system = actix_web::rt::System::new();
+    while started.elapsed() < START_TIMEOUT {
+        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+            let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+            return Ok(Launched::Ended(ExitCode::from(code)));
+        }
+        let one = instance::running(home).into_iter().find(|one| one.pid == child.id());
+        if let Some(one) = one {
+            let which = Which { config: None, port: Some(one.port()) };
+            if system.block_on(Local::find(&which, home)).is_ok() {
+                return Ok(Launched::Answers(one));
+            }
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    // It would hold the port against the next one.
+    let _ = child.kill();
+    let _ = child.wait();
+    Err(format!("the gateway did not answer within {} s", START_TIMEOUT.as_secs()))
 }
 
 /// `ocx stop`.
 pub(super) fn stop(args: &StopArgs, home: &Home) -> ExitCode {
     let running = instance::running(home);
     let chosen = running.iter().filter(|one| args.port.is_none_or(|port| one.port() == port));
-    let mut ended = Vec::new();
+    let (mut ended, mut failed) = (Vec::new(), None);
     for one in chosen {
-        if let Err(message) = end(one, args.now, home) {
-            return finish(Err(message));
+        match end(one, args.now, home) {
+            Ok(()) => {
+                let (base, pid) = (one.base(), one.pid);
+                say(format_args!("The gateway at {base} (process {pid}) has ended."));
+                ended.push(one);
+            }
+            // The others are to end all the same.
+            Err(message) => failed = Some(message),
         }
-        say(format_args!("The gateway at {} (process {}) has ended.", one.base(), one.pid));
-        ended.push(one.port());
     }
-    if ended.is_empty() {
-        say("No gateway of this home runs.");
+    if ended.is_empty() && failed.is_none() {
+        say(match args.port {
+            Some(port) => format!("No gateway of this home runs on port {port}."),
+            None => "No gateway of this home runs.".to_owned(),
+        });
     }
-    finish(if args.keep_codex { Ok(()) } else { leave_codex(home) })
+    let left = if args.keep_codex { Ok(()) } else { leave_codex(&ended, home) };
+    finish(failed.map_or(left, Err))
 }
 
-/// Codex would ask a gateway that is gone.
-fn leave_codex(home: &Home) -> Result<(), String> {
+/// Brings Codex's own files back, if it was led to a gateway that ended, or to one of this home that
+/// does not run.
+fn leave_codex(ended: &[&Instance], home: &Home) -> Result<(), String> {
     let codex = Codex::find(home.path());
     let status = codex.status().map_err(|error| error.to_string())?;
     let led = status.base_url.as_deref().unwrap_or_default();
-    let served = instance::running(home).iter().any(|one| leads_to(led, one.port()));
-    if !status.restorable || (status.installed && served) {
+    let served = instance::running(home).iter().any(|one| one.is_at(led));
+    let ours = status.recorded || ended.iter().any(|one| one.is_at(led));
+    if !ours || (status.installed && served) {
         return Ok(());
     }
     if codex.restore().map_err(|error| error.to_string())? {
@@ -191,7 +193,8 @@ fn leave_codex(home: &Home) -> Result<(), String> {
 
 /// Ends a gateway and waits for that.
 fn end(one: &Instance, now: bool, home: &Home) -> Result<(), String> {
-    let patience = if now { AT_ONCE } else { streams_have(one) + LAST_WORK };
+    let streams = Duration::from_millis(one.shutdown_ms);
+    let patience = if now { AT_ONCE } else { streams.saturating_add(LAST_WORK) };
     signal(one, Signal::TERM, home)?;
     if now {
         // The second signal ends it at once. It must have seen the first.
@@ -209,23 +212,28 @@ fn end(one: &Instance, now: bool, home: &Home) -> Result<(), String> {
     }
 }
 
-/// What running streams have, as the config says now.
-fn streams_have(one: &Instance) -> Duration {
-    let loaded = config::check_file(&one.config, &process_env).ok().flatten();
-    let limits = loaded.map(|loaded| loaded.config.limits).unwrap_or_default();
-    limits.shutdown
-}
-
+/// Signals a gateway, if the process is still that: its lock says so.
 fn signal(one: &Instance, signal: Signal, home: &Home) -> Result<(), String> {
-    // Its lock says that the process is still the gateway.
+    let told = |error| format!("process {} cannot be told to end: {error}", one.pid);
+    let pid = i32::try_from(one.pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| format!("{} is no process", one.pid))?;
+    // Held first and looked at then: whoever gets its number later is not meant.
+    #[cfg(target_os = "linux")]
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(told(error)),
+    };
     if !instance::still_runs(one, home) {
         return Ok(());
     }
-    let pid = i32::try_from(one.pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| format!("{} is no process", one.pid))?;
-    match kill_process(pid, signal) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-        Err(error) => Err(format!("process {} cannot be told to end: {error}", one.pid)),
+    #[cfg(target_os = "linux")]
+    let sent = pidfd_send_signal(process, signal);
+    #[cfg(not(target_os = "linux"))]
+    let sent = rustix::process::kill_process(pid, signal);
+    match sent {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(told(error)),
     }
 }
 
@@ -260,18 +268,16 @@ pub(super) fn restart(args: &RestartArgs, home: &Home) -> ExitCode {
         )));
     }
     // What would not start again goes on running.
-    if let Err(problems) = config::check_file(&one.config, &process_env) {
-        eprintln!("{problems}\nocx: not restarted; what runs goes on");
+    let checked = parsed(&one.args).and_then(|serve| serve::may_start(&serve, home));
+    if let Err(message) = checked {
+        eprintln!("{message}\nocx: not restarted; what runs goes on");
         return ExitCode::from(super::EXIT_CONFIG);
     }
     if let Err(message) = end(one, args.now, home) {
         return finish(Err(message));
     }
-    let own = one.config == home.config();
-    let config = (!own).then(|| one.config.clone());
-    let begun = Begun { port: one.port(), config, extra: one.args.clone() };
-    match begun.launch(home) {
-        Ok(Launched::Answers) => finish(tell_codex(false, one.port(), home)),
+    match launch(&one.args, home) {
+        Ok(Launched::Answers(one)) => finish(tell_codex(false, &one, home)),
         Ok(Launched::Ended(code)) => code,
         Err(message) => finish(Err(message)),
     }

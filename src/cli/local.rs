@@ -181,25 +181,38 @@ pub(super) struct Place {
     pub instance: Option<Instance>,
 }
 
+fn read(config: &Path) -> Option<ConfigFile> {
+    serde_json::from_slice(&std::fs::read(config).ok()?).ok()
+}
+
+fn port(file: Option<&ConfigFile>) -> u16 {
+    file.and_then(|file| file.port).unwrap_or(DEFAULT_PORT)
+}
+
+/// The port that a config names.
+pub(super) fn written_port(config: &Path) -> u16 {
+    port(read(config).as_ref())
+}
+
 impl Place {
     /// Of the gateway that a command means.
     pub fn of(which: &Which, home: &Home) -> Self {
-        let read = |path: &Path| {
-            let bytes = std::fs::read(path).ok()?;
-            serde_json::from_slice::<ConfigFile>(&bytes).ok()
-        };
         let config = which.config.clone().unwrap_or_else(|| home.config());
         let file = read(&config);
-        let written = file.as_ref().and_then(|file| file.port).unwrap_or(DEFAULT_PORT);
+        let written = port(file.as_ref());
         let running = instance::running(home);
         let on = |port: u16| running.iter().find(|one| one.port() == port);
         let instance = match (which.port, &which.config) {
             (Some(port), _) => on(port),
-            (None, Some(_)) => on(written).or_else(|| {
+            (None, Some(_)) => {
                 let whole = std::path::absolute(&config).unwrap_or_else(|_| config.clone());
                 running.iter().find(|one| one.config == whole)
-            }),
-            (None, None) => on(written).or(running.first()),
+            }
+            (None, None) => match running.as_slice() {
+                // Where several run, the one that the config means.
+                [one] => Some(one),
+                _ => on(written),
+            },
         };
         let Some(instance) = instance.cloned() else {
             let port = which.port.unwrap_or(written);

@@ -22,6 +22,8 @@ use crate::{
 /// How long a provider may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(8);
 
+const OPEN: &str = "its model list is open to everybody";
+
 /// What a provider says of a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -108,7 +110,7 @@ pub(super) fn verdicts(
     home: &Home,
     network: &Network,
 ) -> Vec<(String, Verdict)> {
-    let asked = async { ask_all(spec, home, &Upstream::new(network)).await };
+    let asked = async { ask_all(spec, Question::Keys, home, &Upstream::new(network)).await };
     let answers = actix_web::rt::System::new().block_on(asked);
     answers.into_iter().map(|(name, answer)| (name, answer.verdict)).collect()
 }
@@ -134,9 +136,19 @@ impl Asked {
     }
 }
 
+/// What is to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Whether the keys are taken: who answers anybody is not asked.
+    Keys,
+    /// Whether it is reached at all, too.
+    Reach,
+}
+
 /// Asks a provider with each of its credentials.
 pub(super) async fn ask_all(
     spec: &ProviderSpec,
+    question: Question,
     home: &Home,
     upstream: &Upstream,
 ) -> Vec<(String, Asked)> {
@@ -144,7 +156,7 @@ pub(super) async fn ask_all(
     let mut answers = Vec::new();
     for (name, credential) in credentials(spec, home) {
         let answer = match credential {
-            Ok(credential) => ask(spec, &credential, &upstream).await,
+            Ok(credential) => ask(spec, question, &credential, &upstream).await,
             Err(reason) => Asked::unknown(reason),
         };
         answers.push((name, answer));
@@ -189,9 +201,18 @@ fn credentials(spec: &ProviderSpec, home: &Home) -> Vec<(String, Result<Credenti
     }
 }
 
-async fn ask(spec: &ProviderSpec, credential: &Credential, upstream: &Upstream) -> Asked {
+async fn ask(
+    spec: &ProviderSpec,
+    question: Question,
+    credential: &Credential,
+    upstream: &Upstream,
+) -> Asked {
     if let Some(lacks) = spec.lacks(&process_env) {
         return Asked::unknown(lacks);
+    }
+    let is_open = registry::find(spec.id.as_str()).is_some_and(|entry| entry.list_proves_nothing);
+    if is_open && question == Question::Keys {
+        return Asked::unknown(OPEN);
     }
     let target = Target {
         model: spec
@@ -210,9 +231,8 @@ async fn ask(spec: &ProviderSpec, credential: &Credential, upstream: &Upstream) 
         Some(request) => send(spec, request, upstream).await,
         None => Asked::unknown("it has no model list"),
     };
-    let is_open = registry::find(spec.id.as_str()).is_some_and(|entry| entry.list_proves_nothing);
     if is_open && listed.verdict == Verdict::Valid {
-        let verdict = Verdict::Unknown("its model list is open to everybody".to_owned());
+        let verdict = Verdict::Unknown(OPEN.to_owned());
         return Asked { verdict, ..listed };
     }
     match listed.verdict {

@@ -56,7 +56,7 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
         }
     };
     let path = args.config.clone().unwrap_or_else(|| home.config());
-    let loaded = match load(&path, args.config.is_some()) {
+    let loaded = match may_start(args, home) {
         Ok(loaded) => loaded,
         Err(message) => {
             eprintln!("{message}");
@@ -67,10 +67,6 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
         tracing::warn!(%warning, "config");
     }
     let host = args.host.unwrap_or(loaded.config.listen.host);
-    if let Some(reason) = loaded.config.access.forbids(host) {
-        eprintln!("ocx: {reason}");
-        return ExitCode::from(EXIT_CONFIG);
-    }
     let port = args.port.unwrap_or(loaded.config.listen.port);
     let listener = match TcpListener::bind((host, port)) {
         Ok(listener) => listener,
@@ -101,6 +97,21 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
     let usage = home.usage();
     let program = Program { path, loaded, listener, admin, capsules, vault, usage, watch };
     actix_web::rt::System::new().block_on(run_program(program, args, home))
+}
+
+/// The config, if a gateway may be started with it.
+///
+/// # Errors
+///
+/// When it may not, in words.
+pub(super) fn may_start(args: &Serve, home: &Home) -> Result<Loaded, String> {
+    let path = args.config.clone().unwrap_or_else(|| home.config());
+    let loaded = load(&path, args.config.is_some())?;
+    let host = args.host.unwrap_or(loaded.config.listen.host);
+    match loaded.config.access.forbids(host) {
+        Some(reason) => Err(format!("ocx: {reason}")),
+        None => network(&loaded.config).map(|_| loaded).map_err(|reason| format!("ocx: {reason}")),
+    }
 }
 
 fn load(path: &Path, must_exist: bool) -> Result<Loaded, String> {
@@ -155,9 +166,17 @@ async fn run_program(program: Program, args: &Serve, home: &Home) -> ExitCode {
     match program.start().await {
         Ok(running) => {
             let address = running.shared.address;
-            let held = instance::hold(&introduction(address, &path, args), home);
-            if let Err(error) = &held {
-                tracing::warn!(%error, "other commands will not find this gateway by themselves");
+            let held = instance::hold(&introduction(address, running.shutdown, &path, args), home);
+            match &held {
+                // Who started it could neither find nor stop it.
+                Err(error) if args.detached => {
+                    eprintln!("ocx: {}: {error}", home.run().display());
+                    return ExitCode::FAILURE;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "other commands will not find this gateway by themselves");
+                }
+                Ok(_) => {}
             }
             let config = Arc::clone(&running.shared.cell.load().config);
             announce(address, &config, Some(path.as_path()).filter(|_| watched), &vault);
@@ -171,7 +190,7 @@ async fn run_program(program: Program, args: &Serve, home: &Home) -> ExitCode {
 }
 
 /// What other commands are told of this gateway.
-fn introduction(address: SocketAddr, config: &Path, args: &Serve) -> Instance {
+fn introduction(address: SocketAddr, shutdown: Duration, config: &Path, args: &Serve) -> Instance {
     let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     Instance {
         pid: std::process::id(),
@@ -181,6 +200,7 @@ fn introduction(address: SocketAddr, config: &Path, args: &Serve) -> Instance {
         config: whole(config),
         log: args.log_file.as_deref().map(whole),
         args: args.again(),
+        shutdown_ms: u64::try_from(shutdown.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Status {
     pub installed: bool,
     /// Whether there is something that `ocx restore` would undo.
     pub restorable: bool,
+    /// Whether this home of ocx is what keeps Codex's own files.
+    pub recorded: bool,
     /// Models in our catalogue.
     pub models: usize,
     /// Where its config leads to.
@@ -400,6 +402,7 @@ impl Codex {
             installed: doc.get("model_provider").and_then(|it| it.as_str())
                 == Some(wiring::PROVIDER)
                 && ours.is_some(),
+            recorded: self.record()?.is_some(),
             restorable: self.record()?.is_some() || self.is_in(&text).unwrap_or(false),
             models: rows(&catalog).len(),
             base_url: base_url.map(str::to_owned),

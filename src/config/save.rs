@@ -78,11 +78,10 @@ fn removed(text: &str, id: &str) -> Result<Option<String>, serde_json::Error> {
     let entries = object(providers.get())?.0;
     let Some(n) = entries.iter().position(|(name, _)| name == id) else { return Ok(None) };
     // From the end of what is before it, comma and space included, so that what follows stays as it is.
-    let ends = |(_, value): &(_, &RawValue)| at(text, value.get()) + value.get().len();
-    let end = ends(&entries[n]);
+    let end = ends(text, entries[n].1);
     let open = at(text, providers.get()) + 1;
     let (start, end) = match (n.checked_sub(1), entries.get(n + 1)) {
-        (Some(before), _) => (ends(&entries[before]), end),
+        (Some(before), _) => (ends(text, entries[before].1), end),
         (None, Some(_)) => (open, end + text[end..].find(',').map_or(0, |comma| comma + 1)),
         (None, None) => (open, end),
     };
@@ -99,12 +98,16 @@ fn set(
     let Some(provider) = object(providers.get())?.get(id) else { return Ok(None) };
     let fields = object(provider.get())?;
     let Some(old) = fields.get(field) else {
-        let added = format!(" {}: {value} ", serde_json::to_string(field)?);
-        let is_empty = fields.0.is_empty();
-        return Ok(Some(spliced(text, provider.get(), added.trim_end(), is_empty)));
+        let added = format!("{}: {value}", serde_json::to_string(field)?);
+        return Ok(Some(spliced(text, provider.get(), &fields, &added)));
     };
     let start = at(text, old.get());
     Ok(Some(format!("{}{value}{}", &text[..start], &text[start + old.get().len()..])))
+}
+
+/// Where a raw value ends.
+fn ends(text: &str, value: &RawValue) -> usize {
+    at(text, value.get()) + value.get().len()
 }
 
 /// Where a raw value begins: it is a slice of the text that it was read from.
@@ -113,29 +116,57 @@ fn at(text: &str, raw: &str) -> usize {
 }
 
 fn added(text: &str, id: &str, fields: &str) -> Result<Option<String>, serde_json::Error> {
-    let root: RawObject<'_> = serde_json::from_str(text)?;
+    let root = object(text)?;
     let entry = format!("{}: {fields}", serde_json::to_string(id)?);
     let Some(providers) = root.get("providers") else {
         // Without the field there is `openai`, which should stay.
         let also = if id == "openai" { "" } else { "\"openai\": {}, " };
-        let field = format!("\n  \"providers\": {{ {also}{entry} }}");
-        return Ok(Some(spliced(text, text, &field, root.0.is_empty())));
+        let field = format!("\"providers\": {{ {also}{entry} }}");
+        return Ok(Some(spliced(text, text, &root, &field)));
     };
-    let known: RawObject<'_> = serde_json::from_str(providers.get())?;
+    let known = object(providers.get())?;
     if known.get(id).is_some() {
         return Ok(None);
     }
-    let entry = format!("\n    {entry}");
-    Ok(Some(spliced(text, providers.get(), &entry, known.0.is_empty())))
+    Ok(Some(spliced(text, providers.get(), &known, &entry)))
 }
 
-/// The text with a field added at the end of one of its objects: order means something in a config.
-fn spliced(text: &str, object: &str, field: &str, is_empty: bool) -> String {
+/// The text with a field added at the end of one of its objects, whose entries these are: order means
+/// something in a config. It is laid out as the field before it.
+fn spliced(text: &str, object: &str, entries: &RawObject<'_>, field: &str) -> String {
     let start = at(text, object);
-    let inside = object.rfind('}').map_or(object, |brace| &object[..brace]);
-    let at = start + inside.trim_end().len();
-    let comma = if is_empty { "" } else { "," };
-    format!("{}{comma}{field}{}", &text[..at], &text[at..])
+    let (open, close) =
+        (object.find('{').unwrap_or_default(), object.rfind('}').unwrap_or_default());
+    let inside = object.get(open + 1..close).unwrap_or_default();
+    let end = start + open + 1 + inside.trim_end().len();
+    let (comma, before, after) = match entries.0.as_slice() {
+        [] => {
+            let (before, after) = layout(text, inside);
+            ("", before, after)
+        }
+        [_] => (",", space(inside).to_owned(), ""),
+        [.., last, _] => {
+            let rest = text.get(ends(text, last.1)..).unwrap_or_default();
+            let rest = rest.trim_start().strip_prefix(',').unwrap_or_default();
+            (",", space(rest).to_owned(), "")
+        }
+    };
+    format!("{}{comma}{before}{field}{after}{}", &text[..end], &text[end..])
+}
+
+/// The white space that a text begins with.
+fn space(text: &str) -> &str {
+    &text[..text.len() - text.trim_start().len()]
+}
+
+/// What goes before and after the first field of an object, from what is between its braces.
+fn layout(text: &str, inside: &str) -> (String, &'static str) {
+    let Some((_, outer)) = inside.rsplit_once('\n') else {
+        return (" ".to_owned(), if inside.is_empty() { " " } else { "" });
+    };
+    let end = if inside.contains("\r\n") { "\r\n" } else { "\n" };
+    let indent = if text.contains("\n\t") { "\t" } else { "  " };
+    (format!("{end}{outer}{indent}"), "")
 }
 
 /// Replaces a config file whole: old or new, never a half. A new one is private.
@@ -190,6 +221,20 @@ mod tests {
             assert_eq!(value["providers"].get("openai").is_some(), !text.contains("providers"));
         }
         assert!(added("[]", "xai", "{}").is_err());
+        for (text, laid_out) in [
+            ("{\n}\n", "{\n  \"providers\": { \"openai\": {}, \"xai\": {} }\n}\n"),
+            ("{\"port\": 1}", "{\"port\": 1,\"providers\": { \"openai\": {}, \"xai\": {} }}"),
+            (
+                "{\r\n\t\"port\": 1,\r\n\t\"providers\": {\r\n\t}\r\n}",
+                "{\r\n\t\"port\": 1,\r\n\t\"providers\": {\r\n\t\t\"xai\": {}\r\n\t}\r\n}",
+            ),
+            (
+                "{ \"providers\": { \"a\": {}, \"b\": {} } }",
+                "{ \"providers\": { \"a\": {}, \"b\": {}, \"xai\": {} } }",
+            ),
+        ] {
+            assert_eq!(with(text).as_deref(), Some(laid_out));
+        }
     }
 
     #[test]
@@ -215,7 +260,11 @@ mod tests {
         let text =
             |provider: &str| format!("{{\"providers\": {{\"o\": {{}}, \"p\": {provider}}}}}\n");
         for (before, after) in [
-            ("{}", "{ \"f\": [1]}"),
+            ("{}", "{ \"f\": [1] }"),
+            (
+                "{\r\n\t\"a\": 1,\r\n\t\"b\": 2\r\n}",
+                "{\r\n\t\"a\": 1,\r\n\t\"b\": 2,\r\n\t\"f\": [1]\r\n}",
+            ),
             ("{ \"a\": 1 }", "{ \"a\": 1, \"f\": [1] }"),
             ("{ \"f\": [ ], \"a\": 1 }", "{ \"f\": [1], \"a\": 1 }"),
         ] {

@@ -224,7 +224,7 @@ pub(super) fn emitter(
     protocol.emitter(settings, Ids::new(rand::random()))
 }
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GENERATION: HeaderName = HeaderName::from_static("x-ocx-config-generation");
 
 fn deliver(
@@ -239,6 +239,9 @@ fn deliver(
     let emitter = emitter(protocol, call, &answer, turn);
     let id = emitter.id().to_owned();
     record.named(&id);
+    // The one that the head of a relayed answer has.
+    let relayed = answer.exchange.head().relayed.iter().filter(|_| answer.relays);
+    relayed.filter(|(name, _)| REQUEST_ID == **name).for_each(|(_, id)| record.named(id));
     if !stream {
         // First, so that the head tells what its writer could not carry either.
         let document = document(&mut answer, emitter, &mut record)?;

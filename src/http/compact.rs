@@ -44,7 +44,10 @@ pub async fn compact(
         answer(call, &turn, &mut record).await
     };
     let response = match run.await {
-        Ok(document) => HttpResponse::Ok().content_type("application/json").body(document),
+        Ok(document) => HttpResponse::Ok()
+            .insert_header((calls::REQUEST_ID, record.id()))
+            .content_type("application/json")
+            .body(document),
         Err(error) => {
             record.failed(&error);
             calls::failed(error, Protocol::Responses, record.id())

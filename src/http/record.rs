@@ -17,7 +17,7 @@ use crate::{
     routing::Route,
     telemetry::{
         Metrics, Tally, Telemetry, TurnTrace,
-        decisions::Decision,
+        decisions::{Decision, Noted},
         ledger::{Ended, model_name},
         metrics::{CallOutcome, Held, Histogram, NO_MODEL, timestamp},
         traces::{Outcome, TraceStep},
@@ -65,8 +65,10 @@ pub struct CallRecord {
     open_stream: Option<Held>,
 }
 
-/// Ids of one call: of the request, and of the response ours and the upstream's.
-const MAX_IDS: usize = 3;
+/// Ids of one call: of the request and of the response, ours and the upstream's.
+const MAX_IDS: usize = 4;
+/// Longest id of an upstream that is remembered, in bytes.
+const MAX_ID: usize = 200;
 
 /// Stands for the provider of a call that was never routed.
 const NO_PROVIDER: &str = "none";
@@ -117,15 +119,15 @@ impl CallRecord {
 
     /// Its response has this id.
     pub fn named(&mut self, id: &str) {
-        self.ids.push(id.to_owned());
+        if self.ids.len() < MAX_IDS && id.len() <= MAX_ID {
+            self.ids.push(id.to_owned());
+        }
     }
 
     /// What is relayed has an id of its upstream's.
     pub fn relays(&mut self, event: &Event) {
-        if let Some(id) = upstream_id(event)
-            && self.ids.len() < MAX_IDS
-        {
-            self.ids.push(id);
+        if let Some(id) = upstream_id(event) {
+            self.named(&id);
         }
     }
 
@@ -360,7 +362,7 @@ impl CallRecord {
         if !self.is_turn {
             return;
         }
-        let (asked, rule, steps) = self.tally.notes.taken();
+        let Noted { asked, rule, steps, left_out } = self.tally.notes.taken();
         self.telemetry.decisions.keep(Decision {
             ids: std::mem::take(&mut self.ids),
             at: timestamp(SystemTime::now()),
@@ -371,6 +373,7 @@ impl CallRecord {
             model: std::mem::take(&mut self.model),
             generation: self.snapshot.as_ref().map(|snapshot| snapshot.generation),
             steps,
+            left_out,
             losses: self.losses.iter().map(|(kind, count)| (kind.label(), count)).collect(),
             outcome,
             termination: self.termination.filter(|_| self.stream),

@@ -166,7 +166,7 @@ impl Connection {
     ) -> Result<Option<String>, Gone> {
         let Ok(create) = serde_json::from_str::<Create<'_>>(text) else {
             let error = ParseError::NotJson("a message is one JSON object".to_owned());
-            return self.refuse(&error.into()).await.map(|()| None);
+            return self.refuse(&error.into(), None).await.map(|()| None);
         };
         if create.kind.get() != Some("response.create") {
             // `response.processed`, and what is to come.
@@ -198,7 +198,7 @@ impl Connection {
     async fn answer(&mut self, text: &str, create: &Create<'_>) -> Result<(), Gone> {
         let items = match self.items(create) {
             Ok(items) => items,
-            Err(error) => return self.refuse(&error).await,
+            Err(error) => return self.refuse(&error, None).await,
         };
         if create.generate == Some(false) {
             return self.warm_up(items).await;
@@ -216,7 +216,7 @@ impl Connection {
             Ok(begun) => begun,
             Err(error) => {
                 record.failed(&error);
-                return self.refuse(&error).await;
+                return self.refuse(&error, Some(record.id())).await;
             }
         };
         let emitter = calls::emitter(Protocol::Responses, call, &answer, &turn);
@@ -314,9 +314,12 @@ impl Connection {
         self.last = (items.len() <= self.limit).then_some(Remembered { response_id, items });
     }
 
-    async fn refuse(&mut self, error: &GatewayError) -> Result<(), Gone> {
+    async fn refuse(&mut self, error: &GatewayError, id: Option<&str>) -> Result<(), Gone> {
         let failure = error.failure();
         let mut headers = json!({});
+        if let Some(id) = id {
+            headers["x-request-id"] = id.into();
+        }
         if let Some(seconds) = failure.retry_after {
             headers["retry-after"] = seconds.to_string().into();
         }

@@ -69,6 +69,8 @@ pub enum Placed {
     Found,
     /// A new conversation, and its turn.
     Turn,
+    /// The provider of the one before it is switched off.
+    Next,
 }
 
 /// Which target each conversation has, and whose turn it is.

@@ -49,6 +49,9 @@ impl Rule {
             Self::Combo(Placed::Found) => {
                 "the name is a combo's, and this is where a conversation goes that nobody remembers"
             }
+            Self::Combo(Placed::Next) => {
+                "the name is a combo's, and the target before it is disabled"
+            }
             Self::Combo(Placed::Turn) => "the name is a combo's, and it is this target's turn",
             Self::Explicit => "the name begins with the provider's",
             Self::CodexInternal => "Codex asks it for its own purposes, and only OpenAI has it",
@@ -123,6 +126,7 @@ pub fn plan(
         config.providers.get(&route.provider).is_some_and(|provider| !provider.disabled)
     };
     let (mut routes, placed) = affinity.order(name, combo, prompt);
+    let placed = if routes.first().is_some_and(serves) { placed } else { Placed::Next };
     routes.retain(serves);
     if routes.is_empty() {
         return Err(RouteError::NoTarget(name.to_owned()));

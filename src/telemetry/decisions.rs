@@ -1,5 +1,5 @@
 //! What became of the last calls, and why: in memory, of bounded number and size, for `ocx explain`.
-//! No prompt and no secret is in it.
+//! No secret is in it, and nothing of a prompt but what an upstream quotes in an error.
 
 use std::{
     cell::{Cell, RefCell},
@@ -42,6 +42,8 @@ pub struct Decision {
     pub generation: Option<u64>,
     /// What was tried, in order.
     pub steps: Vec<Step>,
+    /// Tries beyond those, of which nothing is remembered.
+    pub left_out: usize,
     /// What the translation could not carry, by kind.
     pub losses: Vec<(&'static str, u32)>,
     /// The label of `ocx_requests_total`.
@@ -95,12 +97,31 @@ pub struct Notes {
     rule: Cell<&'static str>,
     asked: RefCell<String>,
     steps: RefCell<Vec<Step>>,
+    left_out: Cell<usize>,
+}
+
+/// All of it, at the end.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// The model, as the caller named it.
+    pub asked: String,
+    /// Which rule of routing led to the first provider, or why none did.
+    pub rule: &'static str,
+    /// What was tried.
+    pub steps: Vec<Step>,
+    /// How many tries are not among them.
+    pub left_out: usize,
 }
 
 impl Default for Notes {
     fn default() -> Self {
-        let (rule, asked) = (Cell::new(""), RefCell::default());
-        Self { began: Instant::now(), rule, asked, steps: RefCell::default() }
+        Self {
+            began: Instant::now(),
+            rule: Cell::new(""),
+            asked: RefCell::default(),
+            steps: RefCell::default(),
+            left_out: Cell::new(0),
+        }
     }
 }
 
@@ -118,6 +139,8 @@ impl Notes {
             let (provider, model) = (provider.to_owned(), super::ledger::model_name(model));
             let after_ms = millis(self.began.elapsed());
             steps.push(Step { provider, model, after_ms, ..Step::default() });
+        } else {
+            self.left_out.set(self.left_out.get() + 1);
         }
     }
 
@@ -141,14 +164,22 @@ impl Notes {
     }
 
     fn last(&self, change: impl FnOnce(&mut Step)) {
-        if let Some(step) = self.steps.borrow_mut().last_mut() {
+        // What is said of a try that is left out is said of no other.
+        if self.left_out.get() == 0
+            && let Some(step) = self.steps.borrow_mut().last_mut()
+        {
             change(step);
         }
     }
 
-    /// All of it, at the end.
-    pub fn taken(&self) -> (String, &'static str, Vec<Step>) {
-        (self.asked.take(), self.rule.take(), self.steps.take())
+    /// Takes all of it.
+    pub fn taken(&self) -> Noted {
+        Noted {
+            asked: self.asked.take(),
+            rule: self.rule.take(),
+            steps: self.steps.take(),
+            left_out: self.left_out.take(),
+        }
     }
 }
 
@@ -199,7 +230,8 @@ mod tests {
         notes.came(&"x".repeat(2 * MAX_TEXT));
         notes.then("the next key".into());
         (0..2 * MAX_STEPS).for_each(|_| notes.tries("q", "m"));
-        let (asked, rule, steps) = notes.taken();
+        notes.came("answered");
+        let Noted { asked, rule, steps, left_out } = notes.taken();
         Decision {
             ids: vec![id.to_owned()],
             at: 0.0,
@@ -210,6 +242,7 @@ mod tests {
             model: "m".into(),
             generation: Some(1),
             steps,
+            left_out,
             losses: Vec::new(),
             outcome: "ok",
             termination: None,
@@ -231,7 +264,8 @@ mod tests {
         let newest = [MAX_CALLS.to_string(), (MAX_CALLS - 1).to_string()];
         assert_eq!([&last[0].ids[0], &last[1].ids[0]], [&newest[0], &newest[1]]);
         let steps = &last[0].steps;
-        assert_eq!(steps.len(), MAX_STEPS);
+        assert_eq!((steps.len(), last[0].left_out), (MAX_STEPS, MAX_STEPS + 1));
+        assert_eq!(steps[MAX_STEPS - 1].result, "", "what comes later is said of no other try");
         assert_eq!(steps[0].result.len(), MAX_TEXT);
         assert_eq!((last[0].asked.as_str(), last[0].rule), ("best", "a rule"));
     }

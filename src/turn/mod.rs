@@ -70,6 +70,17 @@ pub struct Answer {
     pub waiting: Option<SystemTime>,
 }
 
+impl Answer {
+    /// How it began, in words.
+    fn beginning(&self) -> String {
+        match &self.error {
+            Some(error) => format!("answered, and then {}", told(error)),
+            None if self.events.is_empty() => "accepted; nothing had come yet".to_owned(),
+            None => "answered".to_owned(),
+        }
+    }
+}
+
 impl Turn {
     /// Finds the route of a model name.
     ///
@@ -140,7 +151,7 @@ impl Turn {
             let (started, sent) = (Instant::now(), self.tally.requests());
             let failed = match self.attempt(prompt, route, hold, attempts).await {
                 Ok(mut answer) => {
-                    self.tally.notes.came("answered");
+                    self.tally.notes.came(&answer.beginning());
                     answer.attempts = attempts.made;
                     return Ok(answer);
                 }
@@ -242,9 +253,11 @@ impl Turn {
             let kind = lease.spec.adapter_for(route.model.as_str());
             let (adapter, sealer) = (adapter(kind), self.sealer(&lease.spec, route));
             let Some(request) = build(adapter, &target(&lease, route, &sealer)) else {
+                notes.came("its protocol has no such request");
                 return Ok(None);
             };
-            let mut request = request?;
+            let request = request.map_err(GatewayError::from);
+            let mut request = request.inspect_err(|error| notes.came(&told(error)))?;
             request.trace(self.trace.traceparent());
             if quota == Quota::Calls {
                 self.tally.sent(route.provider.as_str(), route.model.as_str());
@@ -265,12 +278,14 @@ impl Turn {
                     if !renewed =>
                 {
                     renewed = true;
+                    notes.then(Again { pause: Duration::ZERO, cause: "token" }.words());
                     drop(lease);
                     self.renew(route, token).await.map_err(|_| error)?;
                 }
                 (fetched, _) => {
                     let read = read(adapter, fetched?);
-                    return read.map(Some).map_err(|error| exchange::broken(&lease, error));
+                    let read = read.map_err(|error| exchange::broken(&lease, error));
+                    return read.inspect_err(|error| notes.came(&told(error))).map(Some);
                 }
             }
         }

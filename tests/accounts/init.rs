@@ -18,10 +18,7 @@ use crate::{
     authority::Authority,
     command, config, home,
     logins::{browse, visit},
-    support::{
-        certificates::CertificateAuthority,
-        upstream::{Reply, Upstream},
-    },
+    support::{certificates::CertificateAuthority, upstream::Upstream},
     together,
 };
 
@@ -50,18 +47,10 @@ fn saved(home: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// A server that knows one key.
-fn keyed() -> Upstream {
-    Upstream::start(|asked| match asked.header("authorization") {
-        Some("Bearer sk-right") => Reply::json(200, &json!({"data": [{"id": "m"}]})),
-        _ => Reply::json(401, &json!({"error": {"message": "no"}})),
-    })
-}
-
 #[test]
 fn a_server_of_ones_own_with_a_key_that_is_checked_first() {
     let _machine = together();
-    let (server, home) = (keyed(), home("init-custom"));
+    let (server, home) = (Upstream::keyed("sk-right"), home("init-custom"));
     fs::write(home.join("config.json"), "{\n  \"providers\": { \"ollama\": {} }\n}\n").unwrap();
     fs::set_permissions(home.join("config.json"), fs::Permissions::from_mode(0o644)).unwrap();
     let steps = |key: &str| {
@@ -252,7 +241,7 @@ fn an_account_of_the_config_is_logged_in_to() {
 #[test]
 fn without_a_terminal_flags_must_say_all() {
     let _machine = together();
-    let (server, home) = (keyed(), home("init-flags"));
+    let (server, home) = (Upstream::keyed("sk-right"), home("init-flags"));
     let output = command(&home).arg("init").stdin(Stdio::null()).output().unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8(output.stderr).unwrap().contains("--provider"), "what to do is said");

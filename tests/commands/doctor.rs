@@ -167,7 +167,7 @@ fn fault_06_nobody_is_logged_in() {
 fn fault_07_a_clock_that_is_wrong() {
     let upstream = answers(200, &[("date", "Thu, 01 Jan 2026 00:00:00 GMT")]);
     let patient = Patient::new("clock", &one("mine", &upstream.base_url(), json!({})));
-    patient.is_told("clock", "s off", "set it");
+    patient.is_told("clock", "s early", "set it");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     support::{
         ocx::Ocx,
         scratch,
-        upstream::{Reply, Upstream},
+        upstream::{Reply, Step, Upstream},
     },
     text,
 };
@@ -71,7 +71,8 @@ fn a_call_is_explained_with_what_was_tried_what_was_lost_and_why() {
     assert!(done, "{said}");
     for words in [
         "asked     best (responses)",
-        "went to   good/b: the name is a combo's, and this is its first target",
+        "first     busy/a: the name is a combo's, and this is its first target",
+        "went to   good/b",
         "config    generation 1",
         "try 1     busy/a with key 1 of 2",
         "rate_limited",
@@ -113,22 +114,32 @@ fn a_relayed_response_is_known_by_its_upstreams_id() {
         "model": "m", "output": [], "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}});
     let upstream = Upstream::start(move |asked| {
         if asked.json()["stream"] != true {
-            return Reply::json(200, &response);
+            let headers =
+                [("content-type", "application/json"), ("x-request-id", "req_of_upstream")];
+            return Reply::with_headers(200, &headers, response.to_string().as_bytes());
         }
         let frames = ["created", "completed"].map(|kind| {
             let kind = format!("response.{kind}");
             let data = json!({"type": kind, "sequence_number": 0, "response": response});
             format!("event: {kind}\ndata: {data}\n\n")
         });
-        frames.iter().fold(Reply::stream(), |reply, frame| reply.chunk(frame.as_bytes())).end()
+        let head = Step::Raw(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-request-id: req_of_upstream\r\n\
+              transfer-encoding: chunked\r\n\r\n"
+                .to_vec(),
+        );
+        frames.iter().fold(Reply(vec![head]), |reply, frame| reply.chunk(frame.as_bytes())).end()
     });
     let config = json!({"port": free_port(), "providers": {"relay": {"adapter": "openai-responses",
         "baseUrl": upstream.base_url(), "apiKey": "k"}}});
     let home = scratch("explain-relay");
     let ocx = Ocx::serve(&home, &config);
     for (stream, how) in [(false, "(responses)"), (true, "(responses, as a stream)")] {
-        ask(ocx.address, "relay/m", stream);
-        let (done, said) = explain(&home, &["resp_of_upstream"]);
-        assert!(done && said.contains("relay/m with its key") && said.contains(how), "{said}");
+        let (id, _) = ask(ocx.address, "relay/m", stream);
+        assert_eq!(id, "req_of_upstream", "that of the vendor, whom one may have to ask");
+        for id in ["resp_of_upstream", &id] {
+            let (done, said) = explain(&home, &[id]);
+            assert!(done && said.contains("relay/m with its key") && said.contains(how), "{said}");
+        }
     }
 }

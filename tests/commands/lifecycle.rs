@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
@@ -77,6 +77,20 @@ impl Drop for House {
     fn drop(&mut self) {
         let _ = self.run(&["stop", "--now"]);
     }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What has come of a stream when its first words have.
+fn begun(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("word ") {
+        let mut bytes = [0; 4096];
+        let read = stream.read(&mut bytes).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&bytes[..read]);
+    }
+    String::from_utf8(answer).unwrap()
 }
 
 fn chatty(pauses: u64) -> (Upstream, Value) {
@@ -157,16 +171,17 @@ fn a_stop_lets_streams_end_and_a_stop_at_once_does_not() {
     let house = House::new("streams", config);
     assert!(house.run(&["start"]).status.success());
     let mut stream = house.ask(true);
-    std::thread::sleep(Duration::from_millis(300));
+    let mut answer = begun(&mut stream);
+    let asked = Instant::now();
     assert!(house.run(&["stop"]).status.success());
-    let mut answer = String::new();
+    assert!(asked.elapsed() > Duration::from_millis(500), "the stream had a second to go");
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("event: response.completed"), "{answer}");
     let (_upstream, config) = chatty(10_000);
     house.writes(config);
     assert!(house.run(&["start"]).status.success());
-    let _stream = house.ask(true);
-    std::thread::sleep(Duration::from_millis(300));
+    let mut stream = house.ask(true);
+    begun(&mut stream);
     let asked = Instant::now();
     assert!(house.run(&["stop", "--now"]).status.success());
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
@@ -189,6 +204,20 @@ fn a_restart_keeps_port_and_flags_and_refuses_what_would_not_start() {
     let row = &status["gateways"][0];
     assert_eq!(row["args"], json!(["--log-format", "json"]), "{row}");
     assert_eq!(row["address"], format!("127.0.0.1:{}", house.port));
+    // A port that the config names is taken from there again.
+    let old = house.port;
+    let mut moved: Value =
+        serde_json::from_str(&fs::read_to_string(house.home.join("config.json")).unwrap()).unwrap();
+    moved["port"] = json!(free_port());
+    fs::write(house.home.join("config.json"), moved.to_string()).unwrap();
+    let out = house.run(&["restart"]);
+    assert!(out.status.success(), "{}", text(&out));
+    let address = house.status().1["gateways"][0]["address"].clone();
+    assert_eq!(address, format!("127.0.0.1:{}", moved["port"]), "not {old}");
+    let out = house.run(&["logs", "-n", "1", "--port", &moved["port"].to_string()]);
+    assert!(out.status.success(), "{}", text(&out));
+    moved["port"] = json!(old);
+    fs::write(house.home.join("config.json"), moved.to_string()).unwrap();
     // One that a person or a service manager runs is theirs to start again.
     assert!(house.run(&["stop"]).status.success());
     let mut own = house.command(&["serve"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -213,7 +242,9 @@ fn a_gateway_that_was_killed_is_no_obstacle_and_its_process_id_no_target() {
     let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
     assert!(killed.success());
     let left = house.home.join("run").join(format!("{}.json", house.port));
+    let killed = Instant::now();
     while house.status().0 != 3 {
+        assert!(killed.elapsed() < PATIENCE, "it still counts as running");
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(left.exists(), "the file is still there");
@@ -268,17 +299,19 @@ fn a_log_that_is_followed_goes_on() {
     assert!(house.run(&["start"]).status.success());
     let mut follow =
         house.command(&["logs", "-f", "-n", "0"]).stdout(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    let mut answer = String::new();
-    house.ask(false).read_to_string(&mut answer).unwrap();
-    let mut line = Vec::new();
-    let mut out = follow.stdout.take().unwrap();
-    while !line.ends_with(b"\n") {
-        let mut byte = [0];
-        out.read_exact(&mut byte).unwrap();
-        line.push(byte[0]);
-    }
+    let (told, line) = std::sync::mpsc::channel();
+    let out = BufReader::new(follow.stdout.take().unwrap());
+    std::thread::spawn(move || told.send(out.lines().next().unwrap().unwrap()));
+    // It may not look yet when the first call ends.
+    let asked = Instant::now();
+    let line = loop {
+        house.ask(false).read_to_string(&mut String::new()).unwrap();
+        match line.recv_timeout(Duration::from_millis(300)) {
+            Ok(line) => break line,
+            Err(_) => assert!(asked.elapsed() < PATIENCE, "no line came"),
+        }
+    };
     follow.kill().unwrap();
     follow.wait().unwrap();
-    assert!(String::from_utf8(line).unwrap().contains("outcome=\"ok\""));
+    assert!(line.contains("outcome=\"ok\""), "{line}");
 }

@@ -40,16 +40,9 @@ fn path(home: &Path) -> PathBuf {
     home.join("config.json")
 }
 
-fn keyed() -> Upstream {
-    Upstream::start(|asked| match asked.header("authorization") {
-        Some("Bearer sk-good") => Reply::json(200, &json!({"data": [{"id": "m"}]})),
-        _ => Reply::json(401, &json!({"error": {"message": "no"}})),
-    })
-}
-
 #[test]
 fn one_is_added_with_a_key_that_is_taken_and_removed_and_every_other_byte_stays() {
-    let upstream = keyed();
+    let upstream = Upstream::keyed("sk-good");
     let before = "{\n  \"providers\": {\n    \"openai\": {},\n    \"ollama\": { }\n  }\n}\n";
     let house = House::new("add", before);
     let add = |name: &str, key: &str| {
@@ -88,21 +81,34 @@ fn one_that_something_else_needs_is_not_removed() {
 }
 
 #[test]
-fn keys_are_tested_and_the_answer_is_one_for_programs_too() {
-    let upstream = keyed();
-    let provider = |key: &str| json!({"adapter": "openai-chat", "baseUrl": upstream.base_url(), "apiKey": key});
-    let config = json!({"providers": {"good": provider("${GOOD_KEY}"), "bad": provider("${BAD_KEY}"),
-        "unset": provider("${NO_SUCH_KEY}")}});
+fn keys_are_tested_and_the_answer_is_valid_invalid_or_unknown() {
+    let upstream = Upstream::start(|asked| match asked.header("authorization") {
+        Some("Bearer sk-good") => Reply::json(200, &json!({"data": [{"id": "m"}]})),
+        Some("Bearer sk-odd") => Reply::json(500, &json!({})),
+        _ => Reply::json(401, &json!({"error": {"message": "no"}})),
+    });
+    let config = json!({"providers": {
+        "mine": {"adapter": "openai-chat", "baseUrl": upstream.base_url(),
+            "apiKeys": ["${GOOD_KEY}", "${BAD_KEY}", "sk-odd", "${OCX_SURELY_UNSET}"]},
+        "openai": {},
+        "openrouter": {"apiKey": "k"}}});
     let house = House::new("test", &config.to_string());
     let tested = house.run(&["test", "--json"]);
-    assert_eq!(tested.status.code(), Some(1), "one is refused");
+    assert_eq!(tested.status.code(), Some(1), "one of them is refused");
     let rows: Value = serde_json::from_slice(&tested.stdout).unwrap();
-    let verdict = |name: &str| {
-        let rows = rows.as_array().unwrap();
-        let row = rows.iter().find(|row| row["provider"] == name);
-        row.unwrap()["verdict"].as_str().unwrap().to_owned()
-    };
-    assert_eq!(["good", "bad", "unset"].map(verdict), ["valid", "invalid", "unknown"]);
-    assert!(house.run(&["test", "good"]).status.success());
-    assert!(!text(&tested).contains("sk-"), "{}", text(&tested));
+    let row = |row: &Value| ["provider", "credential", "detail"].map(|field| row[field].clone());
+    let rows: Vec<_> = rows.as_array().unwrap().iter().map(row).collect();
+    let expected = [
+        ["mine", "key 1", "valid"],
+        ["mine", "key 2", "invalid: it answers 401"],
+        ["mine", "key 3", "unknown: it answers 500"],
+        ["mine", "key 4", "unknown: the variable OCX_SURELY_UNSET is not set"],
+        ["openai", "login", "unknown: callers bring their own ChatGPT login"],
+        // Nobody is asked: this vendor would answer anybody.
+        ["openrouter", "key 1", "unknown: its model list is open to everybody"],
+    ];
+    assert_eq!(rows, expected.map(|row| row.map(|text| json!(text))));
+    let said = text(&house.run(&["test", "mine"]));
+    assert!(said.contains("key 2        invalid") && !said.contains("sk-"), "{said}");
+    assert!(house.run(&["check", "openai"]).status.success(), "unknown is no failure");
 }

@@ -134,6 +134,17 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// A server that knows one key, and tells who has it of one model.
+    pub fn keyed(key: &str) -> Self {
+        let expected = format!("Bearer {key}");
+        Self::start(move |asked| match asked.header("authorization") {
+            Some(sent) if sent == expected => {
+                Reply::json(200, &serde_json::json!({"data": [{"id": "m"}]}))
+            }
+            _ => Reply::json(401, &serde_json::json!({"error": {"message": "no"}})),
+        })
+    }
+
     /// Starts a server on a thread of its own.
     pub fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

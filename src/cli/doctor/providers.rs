@@ -1,6 +1,6 @@
 //! Each provider: whether it has what it needs, is reached, and takes what it is sent.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::future::join_all;
 
@@ -8,7 +8,7 @@ use super::Finding;
 use crate::{
     cli::{
         logged_out,
-        provider_check::{self, Asked, Verdict},
+        provider_check::{self, Asked, Question, Verdict},
     },
     config::{Config, Home, ProviderSpec, process_env},
     credentials::Vault,
@@ -16,8 +16,8 @@ use crate::{
     upstream::{Network, Upstream, UpstreamError},
 };
 
-/// A clock that is so far off makes tokens end at wrong times.
-const MAX_SKEW: Duration = Duration::from_secs(60);
+/// A clock that is off by more seconds makes tokens end at wrong times.
+const MAX_SKEW: i64 = 60;
 
 /// Asks all that are in service, at once.
 pub(super) fn examine(config: &Config, home: &Home, network: &Network) -> Vec<Finding> {
@@ -31,30 +31,42 @@ pub(super) fn examine(config: &Config, home: &Home, network: &Network) -> Vec<Fi
     }
     let upstream = Upstream::new(network);
     let system = actix_web::rt::System::new();
-    let answers = asked.iter().map(|spec| provider_check::ask_all(spec, home, &upstream));
+    let answers =
+        asked.iter().map(|spec| provider_check::ask_all(spec, Question::Reach, home, &upstream));
     let answers = system.block_on(join_all(answers));
     let now = SystemTime::now();
-    let mut skew = None;
+    let mut apart = Vec::new();
     for (spec, answers) in asked.into_iter().zip(answers) {
         for (key, answer) in answers {
-            skew = skew.or_else(|| off(answer.date?, now));
+            apart.extend(answer.date.map(|theirs| seconds(theirs) - seconds(now)));
             findings.push(judged(spec, &key, answer));
         }
     }
-    findings.extend(skew.map(|skew| {
-        Finding::bad(
-            "clock",
-            format_args!("the clock of this machine is {} s off", skew.as_secs()),
-            "set it (`timedatectl set-ntp true`): tokens are renewed by it",
-        )
-    }));
+    findings.extend(clock(apart));
     findings
 }
 
-/// By how much a server's clock and ours differ, if that matters.
-fn off(theirs: SystemTime, now: SystemTime) -> Option<Duration> {
-    let apart = now.duration_since(theirs).or_else(|_| theirs.duration_since(now)).ok()?;
-    (apart > MAX_SKEW).then_some(apart)
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Judges our clock by those of servers, of which one alone may be wrong: seconds that they are ahead.
+fn clock(mut ahead: Vec<i64>) -> Option<Finding> {
+    ahead.sort_unstable();
+    let apart = *ahead.get(ahead.len() / 2)?;
+    if apart.abs() <= MAX_SKEW {
+        return Some(Finding::good("clock", "agrees with those of the providers"));
+    }
+    Some(Finding::bad(
+        "clock",
+        format_args!(
+            "the clock of this machine is {} s {}",
+            apart.abs(),
+            if apart > 0 { "late" } else { "early" }
+        ),
+        "set it (`timedatectl set-ntp true`): tokens are renewed by it",
+    ))
 }
 
 fn lacks(spec: &ProviderSpec, vault: &Vault) -> Option<Finding> {
