@@ -121,11 +121,12 @@ fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, St
         }
     };
     let (path, name) = (home.config(), name.as_str());
-    let with = |fields: &str| {
-        config::with_provider(&path, name, fields)
-            .map_err(|error| format!("{}: {error}", path.display()))
+    let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let with = |text: &str, fields: &str| {
+        config::with_provider(text, name, fields).map_err(|error| told(&error))
     };
-    if with("{}")?.is_none() {
+    let text = config::current(&path).map_err(|error| told(&error))?;
+    if with(&text, "{}")?.is_none() {
         if args.about.describes() {
             return Err(format!(
                 "`{name}` is in {} already, so nothing was done: change it there",
@@ -141,15 +142,21 @@ fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, St
     let fields = Wanted::of(name, &args.about, person)?.fields;
     let key = fields.get("apiKey").and_then(Value::as_str).map(SecretText::from);
     let is_literal = key.is_some_and(|key| matches!(key.source(), KeySource::Literal(_)));
-    let text = with(&Value::Object(fields).to_string())?.ok_or("the provider came in between")?;
-    let loaded = config::check(text.as_bytes(), &path, &process_env).map_err(|e| e.to_string())?;
+    let fields = Value::Object(fields).to_string();
+    let changed = |text: &str| {
+        let text = with(text, &fields)?.ok_or("the provider came in between")?;
+        let loaded = config::check(text.as_bytes(), &path, &process_env);
+        Ok::<_, String>((text, loaded.map_err(|problems| problems.to_string())?))
+    };
+    let (_, loaded) = changed(&text)?;
     let spec = loaded.config.providers.get(name).ok_or("the provider is not in the config")?;
     if spec.auth != AuthMode::OAuth {
         judge(spec, home, &network(&loaded.config)?)?;
     }
-    config::save(&path, &text).map_err(|error| format!("{}: {error}", path.display()))?;
+    // The provider took its time, and so may have a person: what is there now is changed.
+    config::edit(&path, |text| changed(text).map(|(text, _)| Some(text)))?;
     if is_literal {
-        config::make_private(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        config::make_private(&path).map_err(|error| told(&error))?;
     }
     say(format_args!("Saved `{name}` in {}.", path.display()));
     if spec.auth == AuthMode::OAuth {

@@ -58,9 +58,8 @@ async fn log_in(args: &LoginArgs, home: &Home) -> Result<(), String> {
     let kept = vault.change(Repair::Yes, |store| store.log_in(&account));
     kept.map_err(|error| error.to_string())?;
     say(format_args!("Logged in to {provider} as {}.", name(&account)));
-    let added = config::add_provider(&home.config(), provider).map_err(|error| {
-        format!("{}: {error}; add `\"{provider}\": {{}}` to its providers", home.config().display())
-    })?;
+    let added = config::add_provider(&home.config(), provider)
+        .map_err(|error| format!("{error}; add `\"{provider}\": {{}}` to its providers"))?;
     if added {
         say(format_args!("Added `{provider}` to {}.", home.config().display()));
     }

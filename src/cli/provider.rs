@@ -70,16 +70,17 @@ pub(super) fn remove(provider: &str, home: &Home) -> ExitCode {
 
 fn take_out(provider: &str, home: &Home) -> Result<(), String> {
     let path = home.config();
-    let told = |error: std::io::Error| format!("{}: {error}", path.display());
-    let text = config::without_provider(&path, provider).map_err(told)?;
-    let text = text.ok_or_else(|| format!("no provider `{provider}` is in {}", path.display()))?;
-    // Combos and `defaultProvider` may name it.
-    config::check(text.as_bytes(), &path, &process_env).map_err(|problems| {
-        format!(
-            "without `{provider}` the config would not check, so nothing was changed:\n{problems}"
-        )
+    let changed = config::edit(&path, |text| {
+        let text = config::without_provider(text, provider).map_err(|error| error.to_string())?;
+        let text =
+            text.ok_or_else(|| format!("no provider `{provider}` is in {}", path.display()))?;
+        // Combos and `defaultProvider` may name it.
+        config::check(text.as_bytes(), &path, &process_env).map_err(|problems| {
+            format!("without `{provider}` the config would not check, so nothing was changed:\n{problems}")
+        })?;
+        Ok(Some(text))
     })?;
-    config::save(&path, &text).map_err(told)?;
+    debug_assert!(changed);
     say(format_args!("Took `{provider}` out of {}.", path.display()));
     let opened = Vault::new(home.path()).open();
     if opened.is_ok_and(|opened| !opened.store.accounts(provider).list.is_empty()) {

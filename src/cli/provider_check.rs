@@ -3,18 +3,14 @@
 //! The third answer is an honest one: a server that cannot be reached, or whose model list is open to
 //! everybody, says nothing about a key.
 
-use std::{
-    fmt,
-    process::ExitCode,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, process::ExitCode, time::Duration};
 
 use super::{network, say, style::Mark};
 use crate::{
     adapters::{Adapter, Target, WireRequest, adapter},
     callers::Protocol,
     config::{self, Home, Loaded, ProviderSpec, process_env},
-    credentials::{Credential, Vault},
+    credentials::{Credential, Vault, now_ms},
     registry::{self, AdapterKind, AuthMode},
     upstream::{Network, Upstream, UpstreamError},
 };
@@ -123,8 +119,8 @@ pub(super) struct Asked {
     pub answered: bool,
     /// Why it did not, if it was asked.
     pub error: Option<UpstreamError>,
-    /// When the answer was written, by its server's clock.
-    pub date: Option<SystemTime>,
+    /// By how many seconds its server's clock is ahead of ours.
+    pub ahead: Option<i64>,
     /// It was a web page.
     pub is_page: bool,
 }
@@ -132,7 +128,7 @@ pub(super) struct Asked {
 impl Asked {
     fn unknown(reason: impl Into<String>) -> Self {
         let verdict = Verdict::Unknown(reason.into());
-        Self { verdict, answered: false, error: None, date: None, is_page: false }
+        Self { verdict, answered: false, error: None, ahead: None, is_page: false }
     }
 }
 
@@ -177,7 +173,13 @@ fn credentials(spec: &ProviderSpec, home: &Home) -> Vec<(String, Result<Credenti
             vec![(
                 "account".into(),
                 match account {
-                    Ok(Some(account)) => Ok(Credential::of_account(&account)),
+                    Ok(Some(account)) if account.tokens.is_alive(now_ms()) => {
+                        Ok(Credential::of_account(&account))
+                    }
+                    // Asked with it, the provider would refuse a login that is good.
+                    Ok(Some(_)) => {
+                        Err("its token has ended; a running gateway renews it".to_owned())
+                    }
                     Ok(None) => Err(format!("nobody is logged in; `ocx login {provider}`")),
                     Err(error) => Err(error.to_string()),
                 },
@@ -260,7 +262,7 @@ fn smallest_call(adapter: &dyn Adapter, target: &Target<'_>) -> Option<WireReque
 async fn send(spec: &ProviderSpec, request: WireRequest, upstream: &Upstream) -> Asked {
     match upstream.open(request, TIMEOUT).await {
         Ok(answer) => Asked {
-            date: answer.date().and_then(read_date),
+            ahead: answer.date().and_then(ahead),
             is_page: answer.head.is_success() && answer.head.content_type == "text/html",
             verdict: verdict(spec.adapter, Ok(answer.head.status)),
             answered: true,
@@ -270,15 +272,16 @@ async fn send(spec: &ProviderSpec, request: WireRequest, upstream: &Upstream) ->
             verdict: verdict(spec.adapter, Err(error.to_string())),
             answered: false,
             error: Some(error),
-            date: None,
+            ahead: None,
             is_page: false,
         },
     }
 }
 
-/// `Date` of HTTP.
-fn read_date(text: &str) -> Option<SystemTime> {
-    Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp().into())
+/// What a `Date` of HTTP is ahead of now.
+fn ahead(date: &str) -> Option<i64> {
+    let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    Some(theirs.as_second() - jiff::Timestamp::now().as_second())
 }
 
 fn verdict(kind: AdapterKind, status: Result<u16, String>) -> Verdict {

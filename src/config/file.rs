@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ComboFile, SecretText, TelemetryFile};
+use super::{ComboFile, KeySource, SecretText, TelemetryFile};
 use crate::{
     model::Price,
     registry::{AdapterKind, AuthMode, Login, Quirks},
@@ -215,4 +216,60 @@ pub struct ProviderFile {
     /// What we do not know, kept for whoever does.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+impl ConfigFile {
+    /// Whether a secret stands in it as it is, and not as the name of a variable.
+    pub fn holds_secrets(&self) -> bool {
+        let literal = |secret: &SecretText| matches!(secret.source(), KeySource::Literal(_));
+        let in_headers = |headers: &IndexMap<String, SecretText>| {
+            headers.iter().any(|(name, value)| is_secret(name) && literal(value))
+        };
+        let in_provider = |provider: &ProviderFile| {
+            provider.api_key.iter().chain(provider.api_keys.iter().flatten()).any(literal)
+                || provider.headers.as_ref().is_some_and(in_headers)
+                || provider.proxy.as_ref().is_some_and(has_password)
+        };
+        let collector = self.telemetry.as_ref().and_then(|telemetry| telemetry.otlp.as_ref());
+        self.admin_token.iter().chain(self.api_keys.iter().flatten()).any(literal)
+            || self.providers.iter().flatten().any(|(_, provider)| in_provider(provider))
+            || collector.and_then(|otlp| otlp.headers.as_ref()).is_some_and(in_headers)
+    }
+}
+
+/// Whether a header of this name holds a secret, as far as one can tell.
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["auth", "key", "token", "secret", "cookie"].iter().any(|part| name.contains(part))
+}
+
+fn has_password(proxy: &SecretText) -> bool {
+    match proxy.source() {
+        KeySource::Literal(address) => address.expose_secret().contains('@'),
+        KeySource::Env(_) | KeySource::None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_told_from_names_of_variables_and_from_ordinary_settings() {
+        let holds = |text: &str| serde_json::from_str::<ConfigFile>(text).unwrap().holds_secrets();
+        for secret in [
+            r#"{"adminToken": "t"}"#,
+            r#"{"apiKeys": ["${A}", "k"]}"#,
+            r#"{"providers": {"p": {"apiKey": "k"}}}"#,
+            r#"{"providers": {"p": {"apiKeys": ["k"]}}}"#,
+            r#"{"providers": {"p": {"headers": {"Authorization": "Bearer k"}}}}"#,
+            r#"{"providers": {"p": {"proxy": "http://user:pass@proxy:3128"}}}"#,
+            r#"{"telemetry": {"otlp": {"headers": {"x-api-key": "k"}}}}"#,
+        ] {
+            assert!(holds(secret), "{secret}");
+        }
+        let none = r#"{"apiKeys": ["${A}"], "providers": {"p": {"apiKey": "$B", "proxy": "http://proxy:3128",
+            "headers": {"x-title": "ours", "x-api-key": "${C}"}}}}"#;
+        assert!(!holds(none));
+    }
 }

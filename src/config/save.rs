@@ -1,79 +1,134 @@
 //! Changes to `config.json` that commands make: as small as can be, everything else byte for byte.
 
 use std::{
-    fs, io,
-    io::Write as _,
+    fs::{self, File},
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::Path,
 };
 
 use serde_json::value::RawValue;
+use tempfile::NamedTempFile;
 
 use super::paths::tighten;
 use crate::wire::json::RawObject;
+
+/// How often a change that somebody else makes at the same time is met before we give up.
+const MAX_TRIES: usize = 5;
+
+/// Changes a config file: `change` gets its text, and gives what it should be, or nothing to leave it.
+/// Commands do so one after the other, and what an editor saves meanwhile is changed, not replaced.
+/// Tells whether it was changed.
+///
+/// # Errors
+///
+/// When `change` fails, or the file cannot be read or written; in words.
+pub fn edit(
+    path: &Path,
+    mut change: impl FnMut(&str) -> Result<Option<String>, String>,
+) -> Result<bool, String> {
+    let told = |error: io::Error| format!("{}: {error}", path.display());
+    // A link stays one: what it leads to is written.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told(error)),
+        _ => {}
+    }
+    // The directory, so that no other file is left in it.
+    let lock = File::open(dir).map_err(told)?;
+    lock.lock().map_err(told)?;
+    for _ in 0..MAX_TRIES {
+        let before = text(path).map_err(told)?;
+        let Some(after) = change(before.as_deref().unwrap_or(NEW))? else { return Ok(false) };
+        let written = prepared(path, dir, &after).map_err(told)?;
+        if text(path).map_err(told)? == before {
+            written.persist(path).map_err(|error| told(error.error))?;
+            return Ok(true);
+        }
+    }
+    Err(format!("{} changes while it is being changed; try again", path.display()))
+}
+
+/// What a config is that nobody wrote yet.
+const NEW: &str = "{\n}\n";
+
+/// What a file says; nothing if there is none, or nobody wrote anything into it.
+fn text(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text).filter(|text| !text.trim().is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A file beside another, to replace it whole: old or new, never a half. A new one is private.
+fn prepared(path: &Path, dir: &Path, text: &str) -> io::Result<NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix(".config-").tempfile_in(dir)?;
+    file.write_all(text.as_bytes())?;
+    if let Ok(meta) = fs::metadata(path) {
+        // A file of its own begins private, as one that may hold keys should.
+        file.as_file().set_permissions(fs::Permissions::from_mode(meta.permissions().mode()))?;
+    }
+    file.as_file().sync_data()?;
+    Ok(file)
+}
 
 /// Adds a provider that the registry knows, unless the file has one of this name. Tells whether it was
 /// added.
 ///
 /// # Errors
 ///
-/// When the file is there and is no config, or cannot be written.
-pub fn add_provider(path: &Path, id: &str) -> io::Result<bool> {
-    match with_provider(path, id, "{}")? {
-        Some(changed) => save(path, &changed).map(|()| true),
-        None => Ok(false),
-    }
+/// When the file is there and is no config, or cannot be written; in words.
+pub fn add_provider(path: &Path, id: &str) -> Result<bool, String> {
+    edit(path, |text| with_provider(text, id, "{}").map_err(|error| error.to_string()))
 }
 
 /// The text of a config file with a provider of these fields (a JSON object); nothing if there is one of
-/// this name already. Nothing is written.
+/// this name already.
 ///
 /// # Errors
 ///
-/// When the file is there and is no config.
-pub fn with_provider(path: &Path, id: &str, fields: &str) -> io::Result<Option<String>> {
-    let text = match fs::read_to_string(path) {
-        // Nobody wrote anything into it yet.
-        Ok(text) if text.trim().is_empty() => "{\n}\n".to_owned(),
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => "{\n}\n".to_owned(),
-        Err(error) => return Err(error),
-    };
-    added(&text, id, fields).map_err(io::Error::other)
-}
-
-/// The text of a config file without a provider; nothing if there is none of this name. Nothing is
-/// written.
-///
-/// # Errors
-///
-/// When the file cannot be read or is no config.
-pub fn without_provider(path: &Path, id: &str) -> io::Result<Option<String>> {
-    let text = fs::read_to_string(path)?;
-    removed(&text, id).map_err(io::Error::other)
-}
-
-/// The text of a config file with a field of a provider set to a JSON value; nothing if there is no
-/// such provider. Nothing is written.
-///
-/// # Errors
-///
-/// When the file cannot be read or is no config.
-pub fn with_provider_field(
-    path: &Path,
+/// When the text is no config.
+pub fn with_provider(
+    text: &str,
     id: &str,
-    field: &str,
-    value: &str,
-) -> io::Result<Option<String>> {
-    let text = fs::read_to_string(path)?;
-    set(&text, id, field, value).map_err(io::Error::other)
+    fields: &str,
+) -> Result<Option<String>, serde_json::Error> {
+    let root = object(text)?;
+    let entry = format!("{}: {fields}", serde_json::to_string(id)?);
+    let Some(providers) = root.get("providers") else {
+        // Without the field there is `openai`, which should stay.
+        let also = if id == "openai" { "" } else { "\"openai\": {}, " };
+        let field = format!("\"providers\": {{ {also}{entry} }}");
+        return Ok(Some(spliced(text, text, &root, &field)));
+    };
+    let known = object(providers.get())?;
+    if known.get(id).is_some() {
+        return Ok(None);
+    }
+    Ok(Some(spliced(text, providers.get(), &known, &entry)))
+}
+
+/// The text of a config file as [`edit`] would give it; for a look before a change.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn current(path: &Path) -> io::Result<String> {
+    text(path).map(|text| text.unwrap_or_else(|| NEW.to_owned()))
 }
 
 fn object(json: &str) -> Result<RawObject<'_>, serde_json::Error> {
     serde_json::from_str(json)
 }
 
-fn removed(text: &str, id: &str) -> Result<Option<String>, serde_json::Error> {
+/// The text of a config file without a provider; nothing if there is none of this name.
+///
+/// # Errors
+///
+/// When the text is no config.
+pub fn without_provider(text: &str, id: &str) -> Result<Option<String>, serde_json::Error> {
     let Some(providers) = object(text)?.get("providers") else { return Ok(None) };
     let entries = object(providers.get())?.0;
     let Some(n) = entries.iter().position(|(name, _)| name == id) else { return Ok(None) };
@@ -88,7 +143,13 @@ fn removed(text: &str, id: &str) -> Result<Option<String>, serde_json::Error> {
     Ok(Some(format!("{}{}", &text[..start], &text[end..])))
 }
 
-fn set(
+/// The text of a config file with a field of a provider set to a JSON value; nothing if there is no
+/// such provider.
+///
+/// # Errors
+///
+/// When the text is no config.
+pub fn with_provider_field(
     text: &str,
     id: &str,
     field: &str,
@@ -113,22 +174,6 @@ fn ends(text: &str, value: &RawValue) -> usize {
 /// Where a raw value begins: it is a slice of the text that it was read from.
 fn at(text: &str, raw: &str) -> usize {
     raw.as_ptr() as usize - text.as_ptr() as usize
-}
-
-fn added(text: &str, id: &str, fields: &str) -> Result<Option<String>, serde_json::Error> {
-    let root = object(text)?;
-    let entry = format!("{}: {fields}", serde_json::to_string(id)?);
-    let Some(providers) = root.get("providers") else {
-        // Without the field there is `openai`, which should stay.
-        let also = if id == "openai" { "" } else { "\"openai\": {}, " };
-        let field = format!("\"providers\": {{ {also}{entry} }}");
-        return Ok(Some(spliced(text, text, &root, &field)));
-    };
-    let known = object(providers.get())?;
-    if known.get(id).is_some() {
-        return Ok(None);
-    }
-    Ok(Some(spliced(text, providers.get(), &known, &entry)))
 }
 
 /// The text with a field added at the end of one of its objects, whose entries these are: order means
@@ -169,30 +214,6 @@ fn layout(text: &str, inside: &str) -> (String, &'static str) {
     (format!("{end}{outer}{indent}"), "")
 }
 
-/// Replaces a config file whole: old or new, never a half. A new one is private.
-///
-/// # Errors
-///
-/// When it cannot be written.
-pub fn save(path: &Path, text: &str) -> io::Result<()> {
-    // A link stays one: what it leads to is written.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let mut file = tempfile::Builder::new().prefix(".config-").tempfile_in(dir)?;
-    file.write_all(text.as_bytes())?;
-    if let Ok(meta) = fs::metadata(path) {
-        // A file of its own begins private, as one that may hold keys should.
-        file.as_file().set_permissions(fs::Permissions::from_mode(meta.permissions().mode()))?;
-    }
-    file.as_file().sync_data()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
-}
-
 /// Takes away whatever others than its owner may do with a file: it holds a key now.
 ///
 /// # Errors
@@ -208,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_provider_is_added_and_every_other_byte_stays() {
-        let with = |text: &str| added(text, "xai", "{}").unwrap();
+        let with = |text: &str| with_provider(text, "xai", "{}").unwrap();
         let text = "{\n  \"port\": 1,\n  \"providers\": {\n    \"ollama\": {}\n  }\n}\n";
         let expected =
             "{\n  \"port\": 1,\n  \"providers\": {\n    \"ollama\": {},\n    \"xai\": {}\n  }\n}\n";
@@ -220,7 +241,7 @@ mod tests {
             assert_eq!(value["providers"]["xai"], serde_json::json!({}), "{changed}");
             assert_eq!(value["providers"].get("openai").is_some(), !text.contains("providers"));
         }
-        assert!(added("[]", "xai", "{}").is_err());
+        assert!(with_provider("[]", "xai", "{}").is_err());
         for (text, laid_out) in [
             ("{\n}\n", "{\n  \"providers\": { \"openai\": {}, \"xai\": {} }\n}\n"),
             ("{\"port\": 1}", "{\"port\": 1,\"providers\": { \"openai\": {}, \"xai\": {} }}"),
@@ -241,7 +262,7 @@ mod tests {
     fn a_provider_is_taken_out_and_every_other_byte_stays() {
         let text = |inside: &str| format!("{{\r\n  \"providers\": {{{inside}}}, \"port\": 1 }}");
         let all = "\r\n    \"a\": {\"x\": \",}\"} ,\r\n\t\"b\\u0062\" : {},\r\n    \"c\": {}\r\n  ";
-        let gone = |from: &str, id: &str| removed(from, id).unwrap();
+        let gone = |from: &str, id: &str| without_provider(from, id).unwrap();
         for (id, left) in [
             ("a", "\r\n\t\"b\\u0062\" : {},\r\n    \"c\": {}\r\n  "),
             ("bb", "\r\n    \"a\": {\"x\": \",}\"},\r\n    \"c\": {}\r\n  "),
@@ -256,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_field_of_a_provider_is_set_in_its_place() {
-        let with = |text: &str| set(text, "p", "f", "[1]").unwrap();
+        let with = |text: &str| with_provider_field(text, "p", "f", "[1]").unwrap();
         let text =
             |provider: &str| format!("{{\"providers\": {{\"o\": {{}}, \"p\": {provider}}}}}\n");
         for (before, after) in [
@@ -271,6 +292,35 @@ mod tests {
             assert_eq!(with(&text(before)), Some(text(after)));
         }
         assert_eq!(with("{\"providers\": {}}"), None);
+    }
+
+    #[test]
+    fn changes_at_once_are_all_made_and_an_editors_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let path = &path;
+                scope.spawn(move || assert!(add_provider(path, &format!("p{n}")).unwrap()));
+            }
+        });
+        let text = fs::read_to_string(&path).unwrap();
+        assert!((0..8).all(|n| text.contains(&format!("\"p{n}\""))), "{text}");
+        // Somebody saves between our look and our write.
+        let mut looked = 0;
+        let changed = edit(&path, |text| {
+            looked += 1;
+            if looked == 1 {
+                fs::write(&path, "{\"port\": 7}").unwrap();
+            }
+            with_provider(text, "xai", "{}").map_err(|error| error.to_string())
+        });
+        assert_eq!((changed, looked), (Ok(true), 2));
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains("\"port\": 7") && text.contains("xai") && !text.contains("p0"),
+            "{text}"
+        );
     }
 
     #[test]

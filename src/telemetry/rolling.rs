@@ -24,13 +24,15 @@ pub(super) struct RollingFile {
     /// Bytes of one file.
     limit: u64,
     open: Option<File>,
+    /// Whether it is beyond its limit, and could not be put aside.
+    grows: bool,
 }
 
 impl RollingFile {
     /// In a directory, which need not exist; all files together have about `max_bytes`.
     pub fn new(files: Files, max_bytes: u64) -> Self {
         let limit = (max_bytes / files.keep).max(1);
-        Self { files, limit, open: None }
+        Self { files, limit, open: None, grows: false }
     }
 
     /// Appends whole lines.
@@ -48,8 +50,16 @@ impl RollingFile {
 
     fn try_append(&mut self, lines: &[u8]) -> io::Result<()> {
         let size = self.newest()?.metadata()?.len();
-        if size > 0 && size + lines.len() as u64 > self.limit {
-            self.rotate()?;
+        let full = size > 0 && size + lines.len() as u64 > self.limit;
+        match if full { self.rotate() } else { Ok(()) } {
+            Ok(()) => self.grows = false,
+            // Lines count more than their file's size. Said once: it may be our own log.
+            Err(error) if !self.grows => {
+                self.grows = true;
+                let path = self.files.path.display();
+                tracing::warn!(%path, %error, "a full file cannot be put aside, and grows");
+            }
+            Err(_) => {}
         }
         self.newest()?.write_all(lines)
     }
@@ -126,16 +136,23 @@ impl Files {
 
     /// The newest is 0.
     fn path(&self, number: u64) -> PathBuf {
-        let ending = self.path.extension().unwrap_or_default().to_string_lossy();
-        match number {
-            0 => self.path.clone(),
-            _ => self.path.with_extension(format!("{number}.{ending}")),
+        match (number, self.path.extension()) {
+            (0, _) => self.path.clone(),
+            (_, None) => self.path.with_extension(number.to_string()),
+            (_, Some(ending)) => {
+                self.path.with_extension(format!("{number}.{}", ending.to_string_lossy()))
+            }
         }
     }
 
     fn lock(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true).mode(0o600).open(self.dir().join("lock"))
+        options.read(true).append(true).create(true).mode(0o600).open(self.lock_path())
+    }
+
+    /// Of its own: others may keep files in the directory.
+    fn lock_path(&self) -> PathBuf {
+        self.path.with_extension("lock")
     }
 
     /// Opens all, the oldest first. They stay what they are, whatever is rotated later.
@@ -148,7 +165,7 @@ impl Files {
             return Ok(Vec::new());
         }
         // Without a lock nobody has rotated yet, or nobody can here.
-        let lock = File::open(self.dir().join("lock")).ok();
+        let lock = File::open(self.lock_path()).ok();
         if let Some(lock) = &lock {
             lock.lock_shared()?;
         }
@@ -203,6 +220,26 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let (newest, old) = (dir.join("turns.jsonl"), dir.join("turns.3.jsonl"));
         assert_eq!((mode(&dir), mode(&newest), mode(&old)), (0o700, 0o600, 0o600));
+    }
+
+    #[test]
+    fn what_cannot_be_rotated_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files { path: dir.path().join("log"), keep: 2 };
+        let mut file = RollingFile::new(files, 20);
+        file.append(b"12345678\n").unwrap();
+        // Somebody else's, as in a directory that all may write to.
+        fs::create_dir(dir.path().join("log.lock")).unwrap();
+        file.append(b"abcdefgh\n").unwrap();
+        file.append(b"ijklmnop\n").unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("log")).unwrap(),
+            "12345678\nabcdefgh\nijklmnop\n"
+        );
+        fs::remove_dir(dir.path().join("log.lock")).unwrap();
+        file.append(b"again\n").unwrap();
+        let old = fs::read_to_string(dir.path().join("log.1")).unwrap();
+        assert_eq!(old, "12345678\nabcdefgh\nijklmnop\n");
     }
 
     #[test]

@@ -160,7 +160,7 @@ fn what_a_model_lacks_is_found_and_can_be_written_into_the_config() {
     assert!(done && said.contains("`--write` puts it into"), "{said}");
     assert_eq!(fs::read_to_string(&ocx.config).unwrap(), before, "nothing is written unasked");
     let (done, said) = verify(&home, &["some", "--write"]);
-    assert!(done && said.contains("Wrote `noVisionModels` of `some`"), "{said}");
+    assert!(done && said.contains("Wrote it into") && said.contains("noVisionModels"), "{said}");
     let written: Value = serde_json::from_str(&fs::read_to_string(&ocx.config).unwrap()).unwrap();
     for (field, models) in lists.as_object().unwrap() {
         assert_eq!(&written["providers"]["some"][field], models, "{field}");
@@ -175,7 +175,36 @@ fn what_a_model_lacks_is_found_and_can_be_written_into_the_config() {
     let again = card(&home, "some");
     assert_eq!(again["config"], json!({}), "{again:#}");
     let details = again["capabilities"].to_string();
-    assert!(!details.contains("400"), "{details}");
+    assert!(!details.contains("answered 400"), "{details}");
+}
+
+/// One that sees nothing of what it is sent, takes no tools at all, and is busy when it should think.
+fn odd(asked: &Asked) -> Reply {
+    let body = asked.json();
+    if body["tools"].is_array() {
+        return refuses("this model does not support tools");
+    }
+    if body.get("reasoning_effort").is_some() {
+        return Reply::json(429, &json!({"error": {"message": "slow down"}}));
+    }
+    says(body["stream"] == true, "Pineapple green.", None)
+}
+
+#[test]
+fn what_says_nothing_about_a_setting_is_written_nowhere() {
+    let upstream = Upstream::start(odd);
+    let home = scratch("verify-odd");
+    let mut config = config(&upstream);
+    config["maxRetries"] = json!(0);
+    let _ocx = Ocx::serve(&home, &config);
+    let card = card(&home, "some/m");
+    // Two squares were called green; a limit is no inability, and who takes no tools takes no forced ones.
+    assert_eq!(card["config"], json!({"noVisionModels": ["blind", "m"]}), "{card:#}");
+    let state = |name: &str| {
+        states(&card).into_iter().find(|(known, _)| known == name).map(|(_, state)| state).unwrap()
+    };
+    let named = ["tool", "forced tool", "image", "reasoning"].map(state);
+    assert_eq!(named, ["bad", "bad", "bad", "doubt"], "{card:#}");
 }
 
 #[test]
@@ -184,7 +213,10 @@ fn a_model_that_does_not_answer_is_no_card_but_an_error() {
     let home = scratch("verify-none");
     let _ocx = Ocx::serve(&home, &config(&upstream));
     let (done, said) = verify(&home, &["some/other"]);
-    assert!(!done && said.contains("`some/other` does not answer: 400: "), "{said}");
+    assert!(
+        !done && said.contains("`some/other` does not answer: some answered 400: no such model"),
+        "{said}"
+    );
     let (done, said) = verify(&home, &["nobody/m"]);
     assert!(!done && said.contains("no provider `nobody`"), "{said}");
 }

@@ -31,8 +31,7 @@ pub(super) fn examine(home: &Home) -> Vec<Finding> {
     let base = status.base_url.unwrap_or_default();
     let mut findings = Vec::new();
     let running = instance::running(home);
-    let asks = url::Url::parse(&base).ok().and_then(|url| url.port_or_known_default());
-    if !running.iter().any(|one| Some(one.port()) == asks) {
+    if !running.iter().any(|one| one.is_at(&base)) {
         findings.push(Finding::bad(
             AREA,
             format_args!("Codex asks {base}, where no gateway of this home runs"),

@@ -9,7 +9,7 @@ use std::{
 
 use super::Finding;
 use crate::{
-    config::{Config, ConfigProblems, Home, KeySource, Loaded},
+    config::{ConfigFile, ConfigProblems, Home, Loaded},
     credentials::{CapsuleKey, Vault},
 };
 
@@ -44,19 +44,22 @@ pub(super) fn config(
 /// Whether others may read what is secret.
 pub(super) fn private(
     path: &Path,
-    config: Option<&Config>,
+    config: Option<&ConfigFile>,
     vault: &Vault,
     home: &Home,
 ) -> Vec<Finding> {
     let mut secret = vec![home.admin_token(), home.capsule_key(), vault.path()];
     secret.extend(vault.broken_copies());
     // One that does not check may hold keys.
-    if config.is_none_or(holds_keys) {
+    if config.is_none_or(ConfigFile::holds_secrets) {
         secret.push(path.to_owned());
     }
     let mut findings: Vec<Finding> =
         secret.iter().filter_map(|path| exposed(path, 0o600)).collect();
-    findings.extend(exposed(home.path(), 0o700));
+    // Without any of them it holds nothing yet; the first start makes it private.
+    if home.admin_token().exists() || vault.path().exists() {
+        findings.extend(exposed(home.path(), 0o700));
+    }
     if findings.is_empty() {
         findings.push(Finding::good("files", format_args!("{} is private", home.path().display())));
     }
@@ -68,11 +71,6 @@ pub(super) fn private(
         )
     }));
     findings
-}
-
-fn holds_keys(config: &Config) -> bool {
-    let keys = config.providers.values().flat_map(|provider| &provider.keys);
-    keys.into_iter().any(|key| matches!(key, KeySource::Literal(_)))
 }
 
 fn exposed(path: &Path, mode: u32) -> Option<Finding> {

@@ -1,6 +1,6 @@
 //! The gateway that runs, or why none could.
 
-use std::net::TcpListener;
+use std::{io::ErrorKind, net::TcpListener};
 
 use serde_json::Value;
 
@@ -25,15 +25,20 @@ pub(super) fn examine(place: &Place, home: &Home) -> Vec<Finding> {
                 "`ocx logs` says what it does; `ocx restart --now` may help",
             )]
         }
-        Err(_) => match TcpListener::bind(address) {
+        Err(message) => match TcpListener::bind(address) {
             Ok(_) => vec![Finding::doubt(AREA, "none of this home runs", "`ocx start` starts one")],
-            Err(error) => vec![Finding::bad(
+            Err(error) if error.kind() == ErrorKind::AddrInUse => vec![Finding::bad(
                 AREA,
-                format_args!("another program has {address}: {error}"),
+                format_args!("another program has {address}: {message}"),
                 format!(
                     "end it, or set another `port` ({} is taken) and run `ocx start`",
                     address.port()
                 ),
+            )],
+            Err(error) => vec![Finding::bad(
+                AREA,
+                format_args!("a gateway cannot listen on {address}: {error}"),
+                "set another `port` or `hostname`",
             )],
         },
     }
@@ -58,10 +63,11 @@ fn running(status: &Value, place: &Place) -> Vec<Finding> {
     let providers = status["providers"].as_array().into_iter().flatten();
     findings.extend(providers.filter_map(|provider| {
         let (id, state) = (provider["id"].as_str()?, provider["state"].as_str()?);
-        let variable = state.strip_prefix("needs: the variable ")?;
+        let lacks =
+            state.strip_prefix("needs: ").filter(|lacks| lacks.starts_with("the variable "))?;
         Some(Finding::bad(
             id,
-            format_args!("the gateway does not have the variable {variable}"),
+            format_args!("for the gateway that runs, {lacks}"),
             "set it where the gateway is started, and restart it",
         ))
     }));

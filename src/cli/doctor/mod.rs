@@ -86,14 +86,15 @@ fn examine(args: &DoctorArgs, home: &Home) -> Vec<Finding> {
     let checked = config::check_file(&place.config, &process_env);
     let mut findings = files::config(&place.config, &checked);
     let vault = Vault::new(home.path());
-    let config = checked.map(|loaded| loaded.unwrap_or_else(|| Loaded::defaults(&process_env)));
-    let config = config.map(|loaded| loaded.config).ok();
-    findings.extend(files::private(&place.config, config.as_ref(), &vault, home));
+    let loaded = checked.map(|loaded| loaded.unwrap_or_else(|| Loaded::defaults(&process_env)));
+    let loaded = loaded.ok();
+    let written = loaded.as_ref().map(|loaded| &loaded.file);
+    findings.extend(files::private(&place.config, written, &vault, home));
     findings.extend(files::usable(&vault, home));
     findings.extend(gateway::examine(&place, home));
     findings.extend(codex::examine(home));
     // Of a file that does not check nobody knows what it says of providers.
-    let Some(config) = config else { return findings };
+    let Some(Loaded { config, .. }) = loaded else { return findings };
     let network = super::network(&config);
     if let Err(message) = &network {
         findings.push(Finding::bad(

@@ -1,7 +1,5 @@
 //! Each provider: whether it has what it needs, is reached, and takes what it is sent.
 
-use std::time::SystemTime;
-
 use futures_util::future::join_all;
 
 use super::Finding;
@@ -34,27 +32,21 @@ pub(super) fn examine(config: &Config, home: &Home, network: &Network) -> Vec<Fi
     let answers =
         asked.iter().map(|spec| provider_check::ask_all(spec, Question::Reach, home, &upstream));
     let answers = system.block_on(join_all(answers));
-    let now = SystemTime::now();
-    let mut apart = Vec::new();
+    let mut ahead = Vec::new();
     for (spec, answers) in asked.into_iter().zip(answers) {
         for (key, answer) in answers {
-            apart.extend(answer.date.map(|theirs| seconds(theirs) - seconds(now)));
+            ahead.extend(answer.ahead);
             findings.push(judged(spec, &key, answer));
         }
     }
-    findings.extend(clock(apart));
+    findings.extend(clock(&ahead));
     findings
 }
 
-fn seconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Judges our clock by those of servers, of which one alone may be wrong: seconds that they are ahead.
-fn clock(mut ahead: Vec<i64>) -> Option<Finding> {
-    ahead.sort_unstable();
-    let apart = *ahead.get(ahead.len() / 2)?;
+/// Judges our clock by those of servers, by how many seconds they are ahead. One that agrees is enough:
+/// others may be wrong, or kept their answer.
+fn clock(ahead: &[i64]) -> Option<Finding> {
+    let apart = *ahead.iter().min_by_key(|seconds| seconds.abs())?;
     if apart.abs() <= MAX_SKEW {
         return Some(Finding::good("clock", "agrees with those of the providers"));
     }

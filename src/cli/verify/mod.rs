@@ -1,6 +1,6 @@
 //! `ocx verify`: what a model can do, found by asking it, through the gateway that would ask it anyway.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -14,11 +14,14 @@ use super::{
 };
 use crate::{
     config::{self, Home, Loaded, ProviderSpec, process_env},
-    registry::Quirks,
+    registry::{self, Quirks},
 };
 
 mod answer;
 mod probes;
+
+/// The list of models that cannot see.
+const NO_VISION: &str = "noVisionModels";
 
 /// What was found of one ability.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,6 +32,9 @@ pub(super) struct Capability {
     /// The list of the provider's config where the model belongs, since it lacks this.
     #[serde(skip_serializing_if = "Option::is_none")]
     quirk: Option<&'static str>,
+    /// Whether the model's server refused the request as such.
+    #[serde(skip)]
+    refused: bool,
 }
 
 /// All of them, for people and programs.
@@ -86,7 +92,13 @@ fn run(args: &VerifyArgs, home: &Home) -> Result<(), String> {
     }
     match (lists.is_empty(), args.write) {
         (true, _) => {}
-        (false, true) => write(&path, provider, &lists, args.json)?,
+        (false, true) => {
+            write(&path, provider, &model, &capabilities)?;
+            if !args.json {
+                let names: Vec<_> = lists.keys().map(String::as_str).collect();
+                say(format_args!("Wrote it into {} of {}.", names.join(", "), path.display()));
+            }
+        }
         (false, false) if !args.json => {
             let names: Vec<_> = lists.keys().map(String::as_str).collect();
             say(format_args!("`--write` puts it into {} of the config.", names.join(", ")));
@@ -126,29 +138,42 @@ fn lists(
     let lacking = capabilities.iter().filter_map(|capability| capability.quirk);
     let lists = lacking.filter_map(|quirk| {
         let mut models = known[quirk].as_array().cloned().unwrap_or_default();
-        let listed = models.iter().any(|known| known == model);
+        let names = models.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let listed = registry::lists(Some(&names), model);
         models.push(model.into());
         (!listed).then_some((quirk.to_owned(), models.into()))
     });
     Ok(lists.collect())
 }
 
+/// Writes the lists of the config as it is by now, all at once.
 fn write(
-    path: &std::path::Path,
+    path: &Path,
     provider: &str,
-    lists: &serde_json::Map<String, Value>,
-    quiet: bool,
+    model: &str,
+    capabilities: &[Capability],
 ) -> Result<(), String> {
-    let told = |error: std::io::Error| format!("{}: {error}", path.display());
-    for (field, models) in lists {
-        let text = config::with_provider_field(path, provider, field, &models.to_string());
-        let text = text.map_err(told)?;
-        let text = text.ok_or_else(|| format!("`{provider}` is not in {}", path.display()))?;
-        config::check(text.as_bytes(), path, &process_env).map_err(|error| error.to_string())?;
-        config::save(path, &text).map_err(told)?;
-        if !quiet {
-            say(format_args!("Wrote `{field}` of `{provider}` into {}.", path.display()));
+    config::edit(path, |text| {
+        let spec = |text: &str| {
+            let loaded = config::check(text.as_bytes(), path, &process_env);
+            let loaded = loaded.map_err(|problems| problems.to_string())?;
+            let spec = loaded.config.providers.get(provider).cloned();
+            spec.ok_or_else(|| format!("`{provider}` is not in {} any more", path.display()))
+        };
+        let mut changed = text.to_owned();
+        for (field, models) in lists(capabilities, &*spec(text)?, model)? {
+            let with = config::with_provider_field(&changed, provider, &field, &models.to_string());
+            let with = with.map_err(|error| error.to_string())?;
+            changed = with.ok_or_else(|| format!("write `{provider}` into the config first"))?;
         }
-    }
+        let written = spec(&changed)?;
+        let blind = capabilities.iter().any(|one| one.quirk == Some(NO_VISION));
+        if blind && written.quirks.known_sight(model) != Some(false) {
+            return Err(format!(
+                "`modelInputModalities` says that `{model}` sees images: mend it there"
+            ));
+        }
+        Ok(Some(changed))
+    })?;
     Ok(())
 }

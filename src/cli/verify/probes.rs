@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use actix_rt::time::{sleep, timeout};
 use serde_json::{Value, json};
 
-use super::{Capability, answer::Answer};
+use super::{
+    Capability, NO_VISION,
+    answer::{Answer, Trouble},
+};
 use crate::cli::{local::Local, style::Mark};
 
 /// How long one answer may take.
@@ -20,6 +23,10 @@ const SHOWN: usize = 60;
 /// A square of red, 32 by 32 pixels.
 const RED: &str = "data:image/png;base64,\
     iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAKklEQVR42mN4xiBCU8QwasGoBaMWjFowasGoBaMWjFowasGoBaMWDBULADed6C5N+32+AAAAAElFTkSuQmCC";
+
+/// And one of blue.
+const BLUE: &str = "data:image/png;base64,\
+    iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAKUlEQVR42mNg0HhGWzRqwagFoxaMWjBqwagFoxaMWjBqwagFoxYMFQsAc584PT5ZcBMAAAAASUVORK5CYII=";
 
 /// A model behind a gateway.
 struct Subject<'a> {
@@ -44,12 +51,15 @@ pub(super) async fn all(
         found.push(capability);
     };
     let first = subject.ask("Reply with the one word pineapple.", json!({})).await;
-    let first = first.map_err(|error| format!("`{model}` does not answer: {error}"))?;
+    let first =
+        first.map_err(|trouble| format!("`{model}` does not answer: {}", trouble.message))?;
     note(text(&first));
     note(usage(&first));
     note(subject.streaming().await);
-    note(subject.tool().await);
-    note(subject.forced_tool().await);
+    let tool = subject.tool().await;
+    let takes_tools = !tool.refused;
+    note(tool);
+    note(subject.forced_tool(takes_tools).await);
     note(subject.parallel_tools().await);
     note(subject.freeform_tool().await);
     note(subject.image().await);
@@ -59,23 +69,30 @@ pub(super) async fn all(
     Ok(found)
 }
 
+fn found(name: &'static str, state: Mark, detail: impl Into<String>) -> Capability {
+    Capability { name, state, detail: detail.into(), quirk: None, refused: false }
+}
+
 fn yes(name: &'static str, detail: impl Into<String>) -> Capability {
-    Capability { name, state: Mark::Good, detail: detail.into(), quirk: None }
+    found(name, Mark::Good, detail)
 }
 
 fn no(name: &'static str, detail: impl Into<String>) -> Capability {
-    Capability { name, state: Mark::Bad, detail: detail.into(), quirk: None }
-}
-
-/// The request itself was refused: the model must not be asked so.
-fn refused(name: &'static str, error: String, quirk: Option<&'static str>) -> Capability {
-    // What is no refusal of the request says nothing about the model.
-    let quirk = quirk.filter(|_| error.starts_with("400"));
-    Capability { name, state: Mark::Bad, detail: error, quirk }
+    found(name, Mark::Bad, detail)
 }
 
 fn unsure(name: &'static str, detail: impl Into<String>) -> Capability {
-    Capability { name, state: Mark::Doubt, detail: detail.into(), quirk: None }
+    found(name, Mark::Doubt, detail)
+}
+
+/// There was no answer. If the request was refused, the model belongs into a list of those that are not
+/// asked so; what is no refusal says nothing about the model.
+fn failed(name: &'static str, trouble: Trouble, quirk: Option<&'static str>) -> Capability {
+    let Trouble { message, refuses } = trouble;
+    match refuses {
+        true => Capability { quirk, refused: true, ..no(name, message) },
+        false => unsure(name, message),
+    }
 }
 
 fn shown(text: &str) -> String {
@@ -125,7 +142,7 @@ impl Subject<'_> {
         body
     }
 
-    async fn ask(&self, input: impl Into<Value>, more: Value) -> Result<Answer, String> {
+    async fn ask(&self, input: impl Into<Value>, more: Value) -> Result<Answer, Trouble> {
         let body = self.body(input, false, more);
         let asked =
             async { Answer::whole(self.local.post("/v1/responses", &body, PATIENCE).await?).await };
@@ -141,7 +158,7 @@ impl Subject<'_> {
             Answer::stream(response, began, |_| false).await
         };
         match timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(late())) {
-            Err(error) => refused(NAME, error, None),
+            Err(error) => failed(NAME, error, None),
             Ok(answer) if answer.ends != 1 => {
                 no(NAME, format!("{} terminal events instead of one", answer.ends))
             }
@@ -158,7 +175,7 @@ impl Subject<'_> {
             json!({"role": "user", "content": "What is the weather in Paris? Use the tool."});
         let tools = json!({"tools": [weather()]});
         let called = match self.ask(json!([question]), tools.clone()).await {
-            Err(error) => return refused(NAME, error, None),
+            Err(error) => return failed(NAME, error, None),
             Ok(answer) => answer,
         };
         let Some(call) = called.items("function_call").next() else {
@@ -175,7 +192,7 @@ impl Subject<'_> {
         history.push(json!({"type": "function_call_output", "call_id": call["call_id"],
             "output": "7 degrees Celsius, rain"}));
         match self.ask(Value::from(history), tools).await {
-            Err(error) => refused(NAME, format!("its result was refused: {error}"), None),
+            Err(error) => no(NAME, format!("its result was refused: {}", error.message)),
             Ok(answer) => {
                 let said = answer.text().to_lowercase();
                 match ["7", "seven", "rain"].iter().any(|word| said.contains(word)) {
@@ -186,12 +203,14 @@ impl Subject<'_> {
         }
     }
 
-    async fn forced_tool(&self) -> Capability {
+    async fn forced_tool(&self, takes_tools: bool) -> Capability {
         const NAME: &str = "forced tool";
+        // One that refuses tools refuses these, too, whatever the choice.
+        let quirk = takes_tools.then_some("autoToolChoiceOnlyModels");
         let choice = json!({"type": "function", "name": "get_weather"});
         let more = json!({"tools": [weather()], "tool_choice": choice});
         match self.ask("Say hello to Paris.", more).await {
-            Err(error) => refused(NAME, error, Some("autoToolChoiceOnlyModels")),
+            Err(error) => failed(NAME, error, quirk),
             Ok(answer) if answer.items("function_call").any(names_a_city) => yes(NAME, "calls it"),
             Ok(answer) => unsure(NAME, format!("may ignore it: {}", shown(&answer.text()))),
         }
@@ -203,7 +222,7 @@ impl Subject<'_> {
                         cities at once, before you say anything.";
         let more = json!({"tools": [weather()], "parallel_tool_calls": true});
         match self.ask(question, more).await {
-            Err(error) => refused(NAME, error, None),
+            Err(error) => failed(NAME, error, None),
             Ok(answer) => {
                 match answer.items("function_call").filter(|call| names_a_city(call)).count() {
                     0 => no(NAME, format!("it called none: {}", shown(&answer.text()))),
@@ -221,7 +240,7 @@ impl Subject<'_> {
             "format": {"type": "text"}});
         let question = "Write the note: milk and bread. Use the tool.";
         match self.ask(question, json!({"tools": [tool]})).await {
-            Err(error) => refused(NAME, error, None),
+            Err(error) => failed(NAME, error, None),
             Ok(answer) => {
                 let input =
                     answer.items("custom_tool_call").find_map(|call| call["input"].as_str());
@@ -234,46 +253,64 @@ impl Subject<'_> {
         }
     }
 
-    async fn image(&self) -> Capability {
-        const NAME: &str = "image";
-        const QUIRK: &str = "noVisionModels";
+    /// What it says of a square of a colour; `None` if it names the colour.
+    async fn mistakes(&self, square: &str, names: &[&str]) -> Result<Option<String>, Trouble> {
         let question = json!([{"role": "user", "content": [
             {"type": "input_text", "text": "Which colour fills this image? Answer with one word."},
-            {"type": "input_image", "image_url": RED}]}]);
-        match self.ask(question, json!({})).await {
-            Err(error) => refused(NAME, error, Some(QUIRK)),
-            Ok(answer) => {
-                let said = answer.text();
-                let told = said.to_lowercase();
-                match ["red", "crimson", "scarlet"].iter().any(|word| told.contains(word)) {
-                    true => yes(NAME, "sees it"),
-                    false => Capability {
-                        quirk: Some(QUIRK),
-                        ..no(NAME, format!("of a red square it said: {}", shown(&said)))
-                    },
+            {"type": "input_image", "image_url": square}]}]);
+        let said = self.ask(question, json!({})).await?.text();
+        let told = said.to_lowercase();
+        Ok((!names.iter().any(|name| told.contains(name))).then_some(said))
+    }
+
+    async fn image(&self) -> Capability {
+        const NAME: &str = "image";
+        let quirk = Some(NO_VISION);
+        match self.mistakes(RED, &["red", "crimson", "scarlet"]).await {
+            Err(error) => failed(NAME, error, quirk),
+            Ok(None) => yes(NAME, "sees it"),
+            // One wrong word may be an accident.
+            Ok(Some(said)) => match self.mistakes(BLUE, &["blue", "azure", "navy"]).await {
+                Ok(Some(again)) => {
+                    let (said, again) = (shown(&said), shown(&again));
+                    let what =
+                        format!("of a red square it said: {said}; and of a blue one: {again}");
+                    Capability { quirk, ..no(NAME, what) }
                 }
-            }
+                _ => unsure(NAME, format!("of a red square it said: {}", shown(&said))),
+            },
         }
     }
 
     async fn reasoning(&self) -> Capability {
         const NAME: &str = "reasoning";
         let question = "Is 2027 a prime number? Think it through, then answer yes or no.";
-        let more = json!({"reasoning": {"effort": "high", "summary": "auto"},
-            "include": ["reasoning.encrypted_content"]});
-        match self.ask(question, more).await {
-            Err(error) => refused(NAME, error, Some("noReasoningModels")),
-            Ok(answer) => {
-                let shows = answer.items("reasoning").next().is_some();
-                match (shows, answer.count("/output_tokens_details/reasoning_tokens")) {
-                    (true, 0) => yes(NAME, "thinks, and shows it"),
-                    (true, count) => {
-                        yes(NAME, format!("thinks, shows it, and counts it ({count} tokens)"))
-                    }
-                    (false, 0) => unsure(NAME, "takes an effort; no reasoning was seen"),
-                    (false, count) => yes(NAME, format!("thinks unseen ({count} tokens)")),
+        let asked = self
+            .ask(
+                question,
+                json!({"reasoning": {"effort": "high", "summary": "auto"},
+                "include": ["reasoning.encrypted_content"]}),
+            )
+            .await;
+        let (answer, shows) = match asked {
+            // Some take an effort, and show nothing of what they think.
+            Err(error) if error.refuses => {
+                match self.ask(question, json!({"reasoning": {"effort": "high"}})).await {
+                    Err(error) => return failed(NAME, error, Some("noReasoningModels")),
+                    Ok(answer) => (answer, false),
                 }
             }
+            Err(error) => return failed(NAME, error, None),
+            Ok(answer) => {
+                let shows = answer.items("reasoning").next().is_some();
+                (answer, shows)
+            }
+        };
+        match (shows, answer.count("/output_tokens_details/reasoning_tokens")) {
+            (true, 0) => yes(NAME, "thinks, and shows it"),
+            (true, count) => yes(NAME, format!("thinks, shows it, and counts it ({count} tokens)")),
+            (false, 0) => unsure(NAME, "takes an effort; no reasoning was seen"),
+            (false, count) => yes(NAME, format!("thinks unseen ({count} tokens)")),
         }
     }
 
@@ -284,7 +321,7 @@ impl Subject<'_> {
         let format =
             json!({"type": "json_schema", "name": "sum", "strict": true, "schema": schema});
         match self.ask("What is 2 + 3?", json!({"text": {"format": format}})).await {
-            Err(error) => refused(NAME, error, Some("noResponseFormatModels")),
+            Err(error) => failed(NAME, error, Some("noResponseFormatModels")),
             Ok(answer) => {
                 let said = answer.text();
                 let value: Value = serde_json::from_str(said.trim()).unwrap_or_default();
@@ -312,7 +349,7 @@ impl Subject<'_> {
             Ok((id, Answer::stream(response, began, |answer| answer.pieces > 0).await?))
         };
         let (id, answer) = match timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(late())) {
-            Err(error) => return refused(NAME, error, None),
+            Err(error) => return failed(NAME, error, None),
             Ok(asked) => asked,
         };
         if answer.ends > 0 {
@@ -335,6 +372,6 @@ impl Subject<'_> {
     }
 }
 
-fn late() -> String {
-    format!("no answer within {} s", PATIENCE.as_secs())
+fn late() -> Trouble {
+    format!("no answer within {} s", PATIENCE.as_secs()).into()
 }
