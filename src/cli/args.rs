@@ -233,6 +233,7 @@ pub(super) struct DoctorArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainArgs {
     /// The response's id, or the `x-request-id` of its answer [default: a line for each of the last calls].
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub id: Option<String>,
     #[command(flatten)]
     pub which: Which,

@@ -12,6 +12,7 @@ use super::{
     finish,
     local::{KEY_VARIABLE, Local},
     say,
+    style::plain,
 };
 use crate::{
     codex::{Codex, Gateway, setup},
@@ -93,8 +94,10 @@ fn install(which: &Which, home: &Home) -> Result<(), String> {
     ));
     say(format_args!("  config     {}", installed.config.display()));
     say(format_args!("  models     {}", installed.catalog.display()));
-    if let Some(first) = gateway.models.first().and_then(|row| row["slug"].as_str()) {
-        say(format_args!("  try        codex -m {first}"));
+    let featured = gateway.subagent_models.iter().map(String::as_str).find(|name| offered(name));
+    let first = || gateway.models.first().and_then(|row| row["slug"].as_str());
+    if let Some(model) = featured.or_else(first) {
+        say(format_args!("  try        codex -m {}", plain(model)));
     }
     if let Some(variable) = gateway.key_variable {
         say(format_args!("  key        Codex takes it from the variable {variable}"));

@@ -1,11 +1,11 @@
 //! `ocx explain`: what became of a call, and why.
 
-use std::process::ExitCode;
+use std::{borrow::Cow, process::ExitCode};
 
 use serde_json::Value;
 use url::form_urlencoded::byte_serialize;
 
-use super::{args::ExplainArgs, finish, local::Local, say};
+use super::{args::ExplainArgs, finish, local::Local, say, style::plain};
 use crate::config::Home;
 
 /// Runs the command.
@@ -39,7 +39,7 @@ fn list(calls: &[Value]) {
             call["durationMs"],
             text(&call["outcome"]),
             // The last one is what its caller saw.
-            call["ids"].as_array().and_then(|ids| ids.last()).map_or("", text),
+            call["ids"].as_array().and_then(|ids| ids.last()).map(text).unwrap_or_default(),
         ));
     }
     say("`ocx explain ID` tells all of one.");
@@ -67,7 +67,8 @@ fn account(call: &Value) -> Vec<String> {
     }
     for (n, step) in (1..).zip(steps) {
         let with = step["credential"].as_str().map(|name| format!(" with {name}"));
-        let result = match (text(&step["result"]), text(&call["outcome"])) {
+        let (result, outcome) = (text(&step["result"]), text(&call["outcome"]));
+        let result = match (&*result, &*outcome) {
             ("", "client_cancelled") => "left by the caller",
             ("", _) => "no result",
             (result, _) => result,
@@ -107,21 +108,21 @@ fn account(call: &Value) -> Vec<String> {
         ));
     }
     let how = call["termination"].as_str().map(|how| format!(" ({how})")).unwrap_or_default();
-    let error = call["error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
+    let error =
+        call["error"].as_str().map(|error| format!(": {}", plain(error))).unwrap_or_default();
     lines.push(format!("  outcome   {}{how}{error}", text(&call["outcome"])));
     lines
 }
 
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
+/// Callers name models as they like, and upstreams say what they like.
+fn text(value: &Value) -> Cow<'_, str> {
+    plain(value.as_str().unwrap_or_default())
 }
 
 /// `provider/model` of a call or a step.
 fn target(of: &Value) -> String {
-    match (text(&of["provider"]), text(&of["model"])) {
-        (provider, "") => provider.to_owned(),
-        (provider, model) => format!("{provider}/{model}"),
-    }
+    let (provider, model) = (text(&of["provider"]), text(&of["model"]));
+    if model.is_empty() { provider.into_owned() } else { format!("{provider}/{model}") }
 }
 
 fn time(call: &Value) -> String {

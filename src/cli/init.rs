@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::{
+    EXIT_INTERRUPTED,
     args::{InitArgs, LoginArgs, ProviderFlags, Which},
     codex, finish,
     local::Local,
@@ -78,7 +79,7 @@ impl Person {
             // A list hides the cursor, and would leave it so. Without a handler it is as before.
             let _ = ctrlc::set_handler(|| {
                 show_cursor();
-                std::process::exit(INTERRUPTED);
+                std::process::exit(EXIT_INTERRUPTED);
             });
         }
         there.then_some(Self(SimpleTheme))
@@ -94,9 +95,6 @@ impl Person {
     }
 }
 
-/// Exit code of who was interrupted, as shells have it: 128 and the number of SIGINT.
-const INTERRUPTED: i32 = 130;
-
 fn show_cursor() {
     // A terminal that is gone shows none.
     let _ = Term::stderr().show_cursor();
@@ -107,7 +105,7 @@ fn told(error: dialoguer::Error) -> String {
     let dialoguer::Error::IO(why) = &error;
     if why.kind() == std::io::ErrorKind::Interrupted {
         // As the handler of the signal does, which runs beside us.
-        std::process::exit(INTERRUPTED);
+        std::process::exit(EXIT_INTERRUPTED);
     }
     format!("the terminal cannot be asked: {error}")
 }
@@ -126,6 +124,8 @@ fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, St
         config::with_provider(text, name, fields).map_err(|error| told(&error))
     };
     let text = config::current(&path).map_err(|error| told(&error))?;
+    config::check(text.as_bytes(), &path, &process_env)
+        .map_err(|problems| format!("nothing was changed; mend this first:\n{problems}"))?;
     if with(&text, "{}")?.is_none() {
         if args.about.describes() {
             return Err(format!(

@@ -36,6 +36,8 @@ pub(super) struct Instance {
     pub args: Vec<String>,
     /// What its streams have when it is told to end, in milliseconds.
     pub shutdown_ms: u64,
+    /// Whether it was told to end, and lets its streams do so.
+    pub stopping: bool,
 }
 
 impl Instance {
@@ -73,6 +75,18 @@ pub(super) struct Held {
     lock: File,
 }
 
+impl Held {
+    /// Says something else of the gateway.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written; it then says what it said.
+    pub fn tell(&mut self, instance: &Instance) -> io::Result<()> {
+        self.lock = written(instance, &self.path)?;
+        Ok(())
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         let identity =
@@ -104,13 +118,18 @@ pub(super) fn hold(instance: &Instance, home: &Home) -> io::Result<Held> {
     if alive(&path).is_some() {
         return Err(io::Error::other("another gateway holds it"));
     }
-    // Locked and written before anybody can see it. One port has one gateway: of two that begin at once
-    // the other could not listen.
-    let mut file = tempfile::NamedTempFile::new_in(&dir)?;
+    // One port has one gateway: of two that begin at once the other could not listen.
+    let lock = written(instance, &path)?;
+    Ok(Held { path, lock })
+}
+
+/// Locked and written before anybody can see it.
+fn written(instance: &Instance, path: &Path) -> io::Result<File> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.as_file().lock()?;
     file.write_all(&serde_json::to_vec(instance)?)?;
-    let file = file.persist(&path).map_err(|error| error.error)?;
-    Ok(Held { path, lock: file })
+    file.persist(path).map_err(|error| error.error)
 }
 
 /// The gateways of a home that run, by port.
@@ -154,6 +173,7 @@ mod tests {
             log: None,
             args: Vec::new(),
             shutdown_ms: 1,
+            stopping: false,
         }
     }
 
@@ -167,6 +187,10 @@ mod tests {
         let other = hold(&second, &home).unwrap();
         assert!(hold(&first, &home).is_err(), "one a port");
         assert_eq!(running(&home), [second.clone(), first.clone()]);
+        let mut held = held;
+        let stopping = Instance { stopping: true, ..first.clone() };
+        held.tell(&stopping).unwrap();
+        assert_eq!(running(&home), [second.clone(), stopping]);
         drop(held);
         assert_eq!(running(&home), std::slice::from_ref(&second));
         // As after kill -9: the file is there, and nobody holds it.

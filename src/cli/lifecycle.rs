@@ -1,9 +1,9 @@
 //! `ocx start`, `stop`, `restart` and `open`: the gateway in the background.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use clap::Parser as _;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use rustix::{
     io::Errno,
-    process::{Pid, Signal},
+    process::{Pid, Signal, kill_process},
 };
 
 use super::{
@@ -31,6 +31,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const LAST_WORK: Duration = Duration::from_secs(50);
 /// And one that was told to end at once.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// After so long a second signal is one.
+const SECOND_WISH: Duration = Duration::from_millis(600);
 /// How often we look.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -38,6 +40,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(super) fn start(args: &StartArgs, home: &Home) -> ExitCode {
     let which = Which { config: args.config.clone(), port: args.port };
     let place = Place::of(&which, home);
+    if let Some(runs) = place.instance.as_ref().filter(|one| one.stopping) {
+        let (base, pid) = (runs.base(), runs.pid);
+        return finish(Err(format!(
+            "the gateway at {base} (process {pid}) is stopping: start again when it has ended"
+        )));
+    }
     if let Some(runs) = &place.instance {
         return finish(Err(format!(
             "a gateway runs already at {} (process {}); `ocx restart`, or `--port N` for another",
@@ -87,26 +95,41 @@ fn launch(args: &[String], home: &Home) -> Result<Launched, String> {
     DirBuilder::new().recursive(true).mode(0o700).create(&logs).map_err(told)?;
     let port = port_of(args, home)?;
     let log = logs.join(format!("{port}.log"));
-    // What is said before there is a log, and by a program that falls over.
-    let console = logs.join(format!("{port}.console"));
-    let mut options = OpenOptions::new();
-    let out = options.create(true).truncate(true).write(true).mode(0o600).open(&console);
-    let out = out.map_err(told)?;
+    // What is said before there is a log, and by a program that falls over. One a try: two may be made
+    // at once.
+    let console = tempfile::NamedTempFile::new_in(&logs).map_err(told)?;
+    let out = console.reopen().map_err(told)?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut serve = Command::new(program);
     serve.args(["serve", "--detached", "--log-file"]).arg(&log).args(args);
     let err = out.try_clone().map_err(told)?;
     let child = serve.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
     let child = child.map_err(|error| format!("the gateway cannot be started: {error}"))?;
-    let read = || fs::read_to_string(&console).unwrap_or_default();
-    let launched = answers(child, home)?;
+    interrupted_ends(&child);
+    let read = || fs::read_to_string(console.path()).unwrap_or_default();
+    let launched = answers(child, home).map_err(|message| format!("{}{message}", read()))?;
     match &launched {
         Launched::Ended(_) => eprint!("{}", read()),
         Launched::Answers(_) => {
             say(format_args!("{}\n  log        {} (`ocx logs`)", read().trim_end(), log.display()));
         }
     }
+    if let Launched::Answers(_) = launched {
+        console.persist(logs.join(format!("{port}.console"))).map_err(|error| told(error.error))?;
+    }
     Ok(launched)
+}
+
+/// Whoever interrupts the start wants no gateway.
+fn interrupted_ends(child: &Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // Only one handler can be set; a second start in one command does not happen.
+    let _ = ctrlc::set_handler(move || {
+        if let Some(pid) = pid {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        std::process::exit(super::EXIT_INTERRUPTED);
+    });
 }
 
 /// The port that a gateway with these flags will have, for the name of its log.
@@ -164,14 +187,21 @@ pub(super) fn stop(args: &StopArgs, home: &Home) -> ExitCode {
             Err(message) => failed = Some(message),
         }
     }
-    if ended.is_empty() && failed.is_none() {
-        say(match args.port {
-            Some(port) => format!("No gateway of this home runs on port {port}."),
-            None => "No gateway of this home runs.".to_owned(),
-        });
+    match (ended.is_empty() && failed.is_none(), args.port) {
+        (true, Some(port)) => return finish(Err(none_on(port, &running))),
+        (true, None) => say("No gateway of this home runs."),
+        (false, _) => {}
     }
     let left = if args.keep_codex { Ok(()) } else { leave_codex(&ended, home) };
     finish(failed.map_or(left, Err))
+}
+
+fn none_on(port: u16, running: &[Instance]) -> String {
+    let ports: Vec<_> = running.iter().map(|one| one.port().to_string()).collect();
+    match ports.is_empty() {
+        true => "no gateway of this home runs; `ocx start` starts one".to_owned(),
+        false => format!("none of this home runs on port {port}, but on {}", ports.join(", ")),
+    }
 }
 
 /// Brings Codex's own files back, if it was led to a gateway that ended, or to one of this home that
@@ -195,10 +225,12 @@ fn leave_codex(ended: &[&Instance], home: &Home) -> Result<(), String> {
 fn end(one: &Instance, now: bool, home: &Home) -> Result<(), String> {
     let streams = Duration::from_millis(one.shutdown_ms);
     let patience = if now { AT_ONCE } else { streams.saturating_add(LAST_WORK) };
-    signal(one, Signal::TERM, home)?;
+    // A second signal would end it at once: who only waits for one that is ending sends none.
+    if !one.stopping {
+        signal(one, Signal::TERM, home)?;
+    }
     if now {
-        // The second signal ends it at once. It must have seen the first.
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(SECOND_WISH);
         signal(one, Signal::TERM, home)?;
     }
     if is_gone(one, patience, home) {
@@ -230,7 +262,7 @@ fn signal(one: &Instance, signal: Signal, home: &Home) -> Result<(), String> {
     #[cfg(target_os = "linux")]
     let sent = pidfd_send_signal(process, signal);
     #[cfg(not(target_os = "linux"))]
-    let sent = rustix::process::kill_process(pid, signal);
+    let sent = kill_process(pid, signal);
     match sent {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(error) => Err(told(error)),
@@ -250,12 +282,11 @@ fn is_gone(one: &Instance, patience: Duration, home: &Home) -> bool {
 
 /// `ocx restart`.
 pub(super) fn restart(args: &RestartArgs, home: &Home) -> ExitCode {
-    let mut running = instance::running(home);
-    running.retain(|one| args.port.is_none_or(|port| one.port() == port));
-    let one = match running.as_slice() {
-        [] => {
-            return finish(Err("no such gateway runs; `ocx start` starts one".to_owned()));
-        }
+    let running = instance::running(home);
+    let chosen = running.iter().filter(|one| args.port.is_none_or(|port| one.port() == port));
+    let chosen: Vec<_> = chosen.collect();
+    let one = match chosen.as_slice() {
+        [] => return finish(Err(none_on(args.port.unwrap_or_default(), &running))),
         [one] => one,
         [..] => {
             return finish(Err("several gateways run: say which with `--port N`".to_owned()));

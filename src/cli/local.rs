@@ -261,7 +261,10 @@ fn token(file: Option<&ConfigFile>, home: &Home) -> Result<SecretString, String>
     std::fs::read_to_string(&path).map(|text| text.trim().into()).map_err(|error| {
         match error.kind() {
             std::io::ErrorKind::NotFound => {
-                format!("ocx was never started in this home: there is no {}", path.display())
+                format!(
+                    "ocx was never started in this home (there is no {}); `ocx start` does that",
+                    path.display()
+                )
             }
             _ => format!("{}: {error}", path.display()),
         }

@@ -40,7 +40,9 @@ fn chosen(port: Option<u16>, home: &Home) -> Result<PathBuf, String> {
     let none = || format!("there is no log in {}; `ocx start` writes one", logs.display());
     if let Some(port) = port {
         let path = logs.join(format!("{port}.log"));
-        return if path.exists() { Ok(path) } else { Err(none()) };
+        let none =
+            || format!("{} is not there; without `--port` the newest log is taken", path.display());
+        return if path.exists() { Ok(path.clone()) } else { Err(none()) };
     }
     let files = fs::read_dir(&logs).into_iter().flatten().flatten().map(|entry| entry.path());
     let files = files.filter(|path| path.extension().is_some_and(|ending| ending == "log"));

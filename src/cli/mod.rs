@@ -1,6 +1,9 @@
 //! The command line.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::{ErrorKind, Write as _},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory as _, Parser as _};
 
@@ -39,6 +42,9 @@ pub use serve::{Program, Running};
 /// Exit code of a config that does not check (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
 
+/// Exit code of who was interrupted, as shells have it: 128 and the number of SIGINT.
+const EXIT_INTERRUPTED: i32 = 130;
+
 /// Settings of connections, as the config has them.
 fn network(config: &Config) -> Result<Network, String> {
     let connect = config.limits.timeouts.connect;
@@ -60,7 +66,13 @@ fn logged_out(provider: &ProviderSpec, vault: &Vault) -> Option<String> {
 /// are one write: who reads the first can read all of them.
 fn say(line: impl std::fmt::Display) {
     // Without colours, if it is no terminal.
-    let _ = anstream::stdout().write_all(format!("{line}\n").as_bytes());
+    match anstream::stdout().write_all(format!("{line}\n").as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("ocx: the output cannot be written: {error}");
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }
 
 /// The exit code of a command, whose failure is told.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::{args::ModelsArgs, finish, local::Local, say};
+use super::{args::ModelsArgs, finish, local::Local, say, style::plain};
 use crate::config::Home;
 
 /// Prints what a running gateway offers.
@@ -34,7 +34,7 @@ fn print(answer: &Value, args: &ModelsArgs) -> Result<(), String> {
         });
     }
     for model in models {
-        say(model["id"].as_str().unwrap_or_default());
+        say(plain(model["id"].as_str().unwrap_or_default()));
     }
     Ok(())
 }

@@ -71,6 +71,8 @@ pub(super) fn remove(provider: &str, home: &Home) -> ExitCode {
 fn take_out(provider: &str, home: &Home) -> Result<(), String> {
     let path = home.config();
     let changed = config::edit(&path, |text| {
+        config::check(text.as_bytes(), &path, &process_env)
+            .map_err(|problems| format!("nothing was changed; mend this first:\n{problems}"))?;
         let text = config::without_provider(text, provider).map_err(|error| error.to_string())?;
         let text =
             text.ok_or_else(|| format!("no provider `{provider}` is in {}", path.display()))?;

@@ -10,7 +10,7 @@ use std::{
 
 use actix::{Addr, Arbiter};
 use actix_rt::time::sleep;
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -37,6 +37,8 @@ use crate::{
 const LAST_REFRESHES: Duration = Duration::from_secs(40);
 /// What the last lines of the usage ledger have at the end.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// Signals that come so soon after the first are no second.
+const SAME_WISH: Duration = Duration::from_millis(300);
 /// How often we look whether those of providers that are gone have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What streams that are told to end have for their terminal event, before actix cuts them.
@@ -166,7 +168,8 @@ async fn run_program(program: Program, args: &Serve, home: &Home) -> ExitCode {
     match program.start().await {
         Ok(running) => {
             let address = running.shared.address;
-            let held = instance::hold(&introduction(address, running.shutdown, &path, args), home);
+            let mut own = introduction(address, running.shutdown, &path, args);
+            let mut held = instance::hold(&own, home);
             match &held {
                 // Who started it could neither find nor stop it.
                 Err(error) if args.detached => {
@@ -180,7 +183,14 @@ async fn run_program(program: Program, args: &Serve, home: &Home) -> ExitCode {
             }
             let config = Arc::clone(&running.shared.cell.load().config);
             announce(address, &config, Some(path.as_path()).filter(|_| watched), &vault);
-            running.until_stopped().await
+            let draining = || {
+                own.stopping = true;
+                if let Ok(held) = &mut held {
+                    // Who cannot read it waits for a gateway that seems to run.
+                    let _ = held.tell(&own);
+                }
+            };
+            running.until_stopped(draining).await
         }
         Err(message) => {
             eprintln!("ocx: {message}");
@@ -201,6 +211,7 @@ fn introduction(address: SocketAddr, shutdown: Duration, config: &Path, args: &S
         log: args.log_file.as_deref().map(whole),
         args: args.again(),
         shutdown_ms: u64::try_from(shutdown.as_millis()).unwrap_or(u64::MAX),
+        stopping: false,
     }
 }
 
@@ -370,17 +381,18 @@ fn announce(address: SocketAddr, running: &Config, source: Option<&Path>, vault:
 }
 
 impl Running {
-    /// Runs until a signal ends it. Whatever way it ends, what turns used is written down.
-    pub async fn until_stopped(self) -> ExitCode {
+    /// Runs until a signal ends it; `draining` is called when that begins. Whatever way it ends, what
+    /// turns used is written down.
+    pub async fn until_stopped(self, draining: impl FnOnce()) -> ExitCode {
         let telemetry = Arc::clone(&self.shared.telemetry);
-        let ended = self.stopped().await;
+        let ended = self.stopped(draining).await;
         if !telemetry.ledger.flush(LAST_LINES) {
             tracing::warn!("not all usage of the last turns could be written down");
         }
         ended
     }
 
-    async fn stopped(self) -> ExitCode {
+    async fn stopped(self, draining: impl FnOnce()) -> ExitCode {
         let Self { shared, listening: Listening { server, handle, .. }, watcher, vault, shutdown } =
             self;
         let lifecycle = &shared.lifecycle;
@@ -404,6 +416,10 @@ impl Running {
         }
         tracing::info!(?shutdown, "shutting down; a second signal ends at once");
         lifecycle.drain();
+        draining();
+        // Two that stop it at once want the same.
+        sleep(SAME_WISH).await;
+        let _ = either(&mut terminate, &mut interrupt).now_or_never();
         let stop = handle.stop(true);
         let end_streams = async {
             sleep(shutdown).await;

@@ -76,6 +76,10 @@ fn gateways(home: &Home) -> Vec<Row> {
         let which = Which { config: None, port: Some(one.port()) };
         let state = match system.block_on(ask(Place::of(&which, home), home)) {
             Ok(state) => State::Answers(state),
+            Err(_) if one.stopping => State::Problem(format!(
+                "is stopping: its streams have {} s to end",
+                one.shutdown_ms / 1000
+            )),
             Err(message) => State::Problem(message),
         };
         Row { base: one.base(), instance: Some(one), state }

@@ -54,6 +54,7 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
     if file.max_retries.is_some_and(|max| max > MAX_RETRIES) {
         findings.problem("/maxRetries", format!("is at most {MAX_RETRIES}"));
     }
+    let subagent_models = subagent_models(file, &providers, findings);
     let config = Config {
         access: access(file, &listen, env, findings),
         listen,
@@ -66,7 +67,7 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
             posts: file.retry_posts.unwrap_or(true),
         },
         disabled_models: file.disabled_models.iter().flatten().cloned().collect(),
-        subagent_models: subagent_models(file, findings),
+        subagent_models,
         websockets: file.websockets.unwrap_or(false),
         ca_file: file.ca_file.clone(),
         watch: file.watch.unwrap_or_default(),
@@ -83,7 +84,11 @@ pub(super) fn build(file: &ConfigFile, env: &Env<'_>, findings: &mut Findings) -
 /// Source: `spawn_agent` of Codex CLI 0.169.0.
 const MAX_SUBAGENT_MODELS: usize = 5;
 
-fn subagent_models(file: &ConfigFile, findings: &mut Findings) -> Vec<String> {
+fn subagent_models(
+    file: &ConfigFile,
+    providers: &IndexMap<ProviderId, Arc<ProviderSpec>>,
+    findings: &mut Findings,
+) -> Vec<String> {
     let models = file.subagent_models.clone().unwrap_or_default();
     if models.len() > MAX_SUBAGENT_MODELS {
         findings.problem(
@@ -95,6 +100,14 @@ fn subagent_models(file: &ConfigFile, findings: &mut Findings) -> Vec<String> {
         if model.is_empty() || models[..n].contains(model) {
             let pointer = format!("/subagentModels/{n}");
             findings.problem(&pointer, "is empty, or there twice".to_owned());
+        }
+        let known = |prefix: &str| {
+            providers.contains_key(prefix)
+                || providers.values().any(|provider| provider.models.contains(model))
+        };
+        if model.split_once('/').is_some_and(|(prefix, _)| !known(prefix)) {
+            let message = format!("no provider has `{model}`, so Codex will not offer it");
+            findings.warning(format!("/subagentModels/{n}"), message);
         }
     }
     models

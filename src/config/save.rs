@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde_json::value::RawValue;
@@ -28,8 +28,7 @@ pub fn edit(
     mut change: impl FnMut(&str) -> Result<Option<String>, String>,
 ) -> Result<bool, String> {
     let told = |error: io::Error| format!("{}: {error}", path.display());
-    // A link stays one: what it leads to is written.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = &target(path);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told(error)),
@@ -40,14 +39,36 @@ pub fn edit(
     lock.lock().map_err(told)?;
     for _ in 0..MAX_TRIES {
         let before = text(path).map_err(told)?;
-        let Some(after) = change(before.as_deref().unwrap_or(NEW))? else { return Ok(false) };
-        let written = prepared(path, dir, &after).map_err(told)?;
+        let whole = before.as_deref().unwrap_or(NEW);
+        // Some editors write one; it stays.
+        let (mark, rest) = match whole.strip_prefix(BOM) {
+            Some(rest) => (BOM, rest),
+            None => ("", whole),
+        };
+        let Some(after) = change(rest)? else { return Ok(false) };
+        let written = prepared(path, dir, &format!("{mark}{after}")).map_err(told)?;
         if text(path).map_err(told)? == before {
             written.persist(path).map_err(|error| told(error.error))?;
             return Ok(true);
         }
     }
     Err(format!("{} changes while it is being changed; try again", path.display()))
+}
+
+/// The byte order mark.
+const BOM: &str = "\u{feff}";
+
+/// Links that lead to links.
+const MAX_LINKS: usize = 16;
+
+/// The file that a link leads to, which need not exist: a link stays one.
+fn target(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(next) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new(".")).join(next);
+    }
+    path
 }
 
 /// What a config is that nobody wrote yet.
@@ -116,7 +137,8 @@ pub fn with_provider(
 ///
 /// When it cannot be read.
 pub fn current(path: &Path) -> io::Result<String> {
-    text(path).map(|text| text.unwrap_or_else(|| NEW.to_owned()))
+    let text = text(path)?.unwrap_or_else(|| NEW.to_owned());
+    Ok(text.strip_prefix(BOM).map(str::to_owned).unwrap_or(text))
 }
 
 fn object(json: &str) -> Result<RawObject<'_>, serde_json::Error> {
@@ -338,6 +360,14 @@ mod tests {
         assert_eq!(mode(), 0o600);
         let home = fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777;
         assert_eq!(home, 0o700);
+        let (dangling, behind) = (dir.path().join("dangling.json"), dir.path().join("behind.json"));
+        std::os::unix::fs::symlink("behind.json", &dangling).unwrap();
+        assert!(add_provider(&dangling, "xai").unwrap());
+        assert!(fs::symlink_metadata(&dangling).unwrap().is_symlink() && behind.exists());
+        fs::write(&behind, "\u{feff}{\"providers\": {\"a\": {}}}").unwrap();
+        assert!(add_provider(&behind, "xai").unwrap());
+        let text = fs::read_to_string(&behind).unwrap();
+        assert_eq!(text, "\u{feff}{\"providers\": {\"a\": {},\"xai\": {}}}");
         let link = dir.path().join("link.json");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(add_provider(&link, "anthropic").unwrap());

@@ -137,7 +137,9 @@ impl Policy<'_> {
         if facts.authority.is_some_and(|authority| host_name(authority) != Some(name.clone())) {
             return Err(Rejection::Host);
         }
-        let known = is_loopback_name(&name) || self.access.allowed_hosts.contains(&name);
+        // A page cannot be served from the address that we listen on.
+        let ours = name.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip == self.host);
+        let known = ours || is_loopback_name(&name) || self.access.allowed_hosts.contains(&name);
         // Beyond loopback every route that tells anything takes a key, which a page does not have.
         if known || !self.host.is_loopback() { Ok(()) } else { Err(Rejection::Host) }
     }

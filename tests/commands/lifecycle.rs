@@ -188,6 +188,79 @@ fn a_stop_lets_streams_end_and_a_stop_at_once_does_not() {
 }
 
 #[test]
+fn who_stops_it_again_waits_with_the_first_and_others_are_told_what_it_does() {
+    let (_upstream, config) = chatty(200);
+    let house = House::new("twice", config);
+    assert!(house.run(&["start"]).status.success());
+    let mut stream = house.ask(true);
+    let mut answer = begun(&mut stream);
+    let mut stops: Vec<_> = (0..2).map(|_| house.command(&["stop"]).spawn().unwrap()).collect();
+    let asked = Instant::now();
+    let stopping = loop {
+        let (code, status) = house.status();
+        let row = &status["gateways"][0];
+        assert!(asked.elapsed() < PATIENCE, "{status}");
+        match row["problem"].as_str() {
+            Some(problem) => break (code, row["stopping"].clone(), problem.to_owned()),
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    assert_eq!((stopping.0, &stopping.1), (1, &json!(true)), "{stopping:?}");
+    assert!(stopping.2.contains("its streams have 30 s to end"), "{stopping:?}");
+    let start = house.run(&["start"]);
+    assert!(!start.status.success() && text(&start).contains("is stopping"), "{}", text(&start));
+    let doctor = text(&house.run(&["doctor", "--offline"]));
+    assert!(doctor.contains("it is stopping, and lets its streams end"), "{doctor}");
+    // A third, later on, is no second signal either.
+    assert!(house.run(&["stop"]).status.success());
+    stops.iter_mut().for_each(|stop| assert!(stop.wait().unwrap().success()));
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("event: response.completed"), "{answer}");
+    let nowhere = house.run(&["stop", "--port", "1"]);
+    assert!(!nowhere.status.success(), "a port that was mistyped: {}", text(&nowhere));
+}
+
+#[test]
+fn of_two_starts_one_wins_and_each_says_what_became_of_itself() {
+    let (_upstream, config) = chatty(0);
+    let house = House::new("race", config);
+    let start = || {
+        let mut start = house.command(&["start"]);
+        start.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let both = [start(), start()].map(|start| start.wait_with_output().unwrap());
+    let (won, lost): (Vec<_>, Vec<_>) = both.iter().partition(|output| output.status.success());
+    assert_eq!((won.len(), lost.len()), (1, 1), "{both:?}");
+    let (won, lost) = (text(won[0]), text(lost[0]));
+    assert!(won.contains("listens on") && !won.contains("cannot listen"), "{won}");
+    let why = lost.contains("cannot listen on") || lost.contains("runs already");
+    assert!(why && !lost.contains("listens on"), "{lost}");
+}
+
+#[test]
+fn a_run_file_that_cannot_be_written_is_a_reason_not_to_start() {
+    let (_upstream, config) = chatty(0);
+    let house = House::new("unwritable", config);
+    let in_the_way = house.home.join("run").join(format!("{}.json", house.port));
+    fs::create_dir_all(in_the_way.join("x")).unwrap();
+    let asked = Instant::now();
+    let out = house.run(&["start"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out).contains("run: ") && asked.elapsed() < PATIENCE, "{}", text(&out));
+    assert!(TcpStream::connect(("127.0.0.1", house.port)).is_err(), "and nothing is left behind");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let (_upstream, config) = chatty(0);
+    let house = House::new("full", config);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let out = house.command(&["provider", "list", "--json"]).stdout(full).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out).contains("cannot be written"), "{}", text(&out));
+}
+
+#[test]
 fn a_restart_keeps_port_and_flags_and_refuses_what_would_not_start() {
     let (_upstream, config) = chatty(0);
     let house = House::new("restart", config.clone());

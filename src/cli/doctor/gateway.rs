@@ -18,6 +18,10 @@ pub(super) fn examine(place: &Place, home: &Home) -> Vec<Finding> {
     let find = async { Local::at(place.clone(), home).await?.look("/api/status").await };
     match actix_web::rt::System::new().block_on(find) {
         Ok(status) => running(&status, place),
+        Err(_) if place.instance.as_ref().is_some_and(|one| one.stopping) => {
+            let what = "it is stopping, and lets its streams end";
+            vec![Finding::doubt(AREA, what, "`ocx start` when it has ended")]
+        }
         Err(message) if place.instance.is_some() => {
             vec![Finding::bad(
                 AREA,

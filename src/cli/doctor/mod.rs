@@ -8,7 +8,12 @@ use std::{
 
 use serde::Serialize;
 
-use super::{args::DoctorArgs, local::Place, say, style::Mark};
+use super::{
+    args::DoctorArgs,
+    local::Place,
+    say,
+    style::{Mark, plain},
+};
 use crate::{
     config::{self, Home, Loaded, process_env},
     credentials::Vault,
@@ -33,7 +38,9 @@ pub(super) struct Finding {
 
 impl Finding {
     fn new(state: Mark, area: &str, what: impl fmt::Display) -> Self {
-        Self { area: area.to_owned(), state, what: what.to_string(), todo: None }
+        // Upstreams have their say in it.
+        let what: Vec<_> = what.to_string().lines().map(|line| plain(line).into_owned()).collect();
+        Self { area: area.to_owned(), state, what: what.join("\n"), todo: None }
     }
 
     fn good(area: &str, what: impl fmt::Display) -> Self {

@@ -9,7 +9,10 @@ use super::{
     Capability, NO_VISION,
     answer::{Answer, Trouble},
 };
-use crate::cli::{local::Local, style::Mark};
+use crate::cli::{
+    local::Local,
+    style::{Mark, plain},
+};
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -90,13 +93,14 @@ fn unsure(name: &'static str, detail: impl Into<String>) -> Capability {
 fn failed(name: &'static str, trouble: Trouble, quirk: Option<&'static str>) -> Capability {
     let Trouble { message, refuses } = trouble;
     match refuses {
-        true => Capability { quirk, refused: true, ..no(name, message) },
-        false => unsure(name, message),
+        true => Capability { quirk, refused: true, ..no(name, plain(&message)) },
+        false => unsure(name, plain(&message)),
     }
 }
 
 fn shown(text: &str) -> String {
     let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let one_line = plain(&one_line);
     let cut: String = one_line.chars().take(SHOWN).collect();
     if cut.len() < one_line.len() { format!("{cut}…") } else { cut }
 }
