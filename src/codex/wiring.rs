@@ -278,7 +278,10 @@ impl Lines {
             // What is equal, and what stands for another line, ends as that did.
             let (_, old, new) = change.as_tag_tuple();
             for (old, new) in old.zip(new) {
-                ends[new] = self.lines[old].1;
+                // What is after the last end has none.
+                if old + 1 < self.lines.len() {
+                    ends[new] = self.lines[old].1;
+                }
             }
         }
         let mut restored = String::with_capacity(text.len() + windows + 3);

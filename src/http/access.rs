@@ -277,6 +277,9 @@ mod tests {
                 "{evil}"
             );
         }
+        // The address that it listens on, and no other of this machine.
+        assert_eq!(admit("127.0.0.2", to("127.0.0.2:10100"), AuthClass::Data), Ok(()));
+        assert_eq!(admit(LOOPBACK, to("127.0.0.2"), AuthClass::Data), Err(Rejection::Host));
         let two = Facts { hosts: [Some("localhost"), Some("localhost")], ..Facts::default() };
         assert_eq!(admit(LOOPBACK, two, AuthClass::Public), Err(Rejection::Host));
         assert_eq!(admit(LOOPBACK, Facts::default(), AuthClass::Public), Err(Rejection::Host));

@@ -113,7 +113,12 @@ fn the_real_codex_is_set_up_and_gets_its_own_files_back() {
     let told = String::from_utf8(installed.stderr).unwrap();
     assert!(told.contains("names `gone/model`, which is no model"), "{told}");
     let said = String::from_utf8(installed.stdout).unwrap();
-    assert!(said.contains("2 models of providers") && said.contains("codex -m chat/big"), "{said}");
+    assert!(
+        said.contains("2 models of providers") && said.contains("codex -m chat/small"),
+        "{said}"
+    );
+    let wired = fs::read_to_string(bench.home().join("config.toml")).unwrap();
+    assert_eq!(wired.matches('\n').count(), wired.matches("\r\n").count(), "{wired:?}");
     let listed = succeeds(&mut bench.codex(&["debug", "models"])).stdout;
     let listed: Value = serde_json::from_slice(&listed).unwrap();
     let window = |slug: &str| {
