@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{
     Model, account, alone, ask, ask_model,
     authority::Authority,
-    config, home,
+    command, config, home,
     support::{
         ocx::Ocx,
         upstream::{Reply, Upstream},
@@ -74,6 +74,13 @@ fn a_refused_token_is_renewed_once_and_the_call_goes_on() {
     assert_eq!(status, 400, "what cannot succeed is not repeated: {answer}");
     assert_eq!(model.upstream.asked().len() - before, 2);
     assert_eq!(authority.seen()["exchanges"], 2);
+    let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap();
+    let explained = command(&home).args(["explain", id]).output().unwrap();
+    let said = String::from_utf8(explained.stdout).unwrap();
+    for words in ["acme/m with the account ann", "then: the account's token was renewed", "try 2"] {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+    assert!(!said.contains("at-ann"), "no token is shown: {said}");
 }
 
 /// A server may think that the token which the provider refuses is still good.

@@ -109,7 +109,22 @@ fn the_real_codex_is_set_up_and_gets_its_own_files_back() {
     fs::write(bench.home().join("models_cache.json"), CACHE).unwrap();
     let before = files(&bench.home());
 
-    let installed = succeeds(&mut bench.install());
+    // A provider that nobody knew before, checked, saved, and Codex led to it: one command.
+    let config: Value = serde_json::from_slice(&fs::read(&bench.ocx.config).unwrap()).unwrap();
+    let provider = &config["providers"]["chat"];
+    let bare = json!({"subagentModels": config["subagentModels"], "providers": {"openai": {}}});
+    fs::write(&bench.ocx.config, bare.to_string()).unwrap();
+    let base_url = provider["baseUrl"].as_str().unwrap();
+    let installed = succeeds(&mut bench.ocx(&[
+        "init",
+        "--yes",
+        "--provider",
+        "chat",
+        "--base-url",
+        base_url,
+        "--no-key",
+        "--codex",
+    ]));
     let told = String::from_utf8(installed.stderr).unwrap();
     assert!(told.contains("names `gone/model`, which is no model"), "{told}");
     let said = String::from_utf8(installed.stdout).unwrap();

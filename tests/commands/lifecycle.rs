@@ -251,6 +251,20 @@ fn a_run_file_that_cannot_be_written_is_a_reason_not_to_start() {
 }
 
 #[test]
+fn the_dashboard_is_opened_and_the_gateway_started_for_it() {
+    let (_upstream, config) = chatty(0);
+    let house = House::new("open", config);
+    let page = format!("http://127.0.0.1:{}/", house.port);
+    for starts in [true, false] {
+        let out = house.run(&["open"]);
+        let said = text(&out);
+        assert!(out.status.success() && said.lines().last() == Some(&page), "{said}");
+        assert_eq!(said.contains("listens on"), starts, "{said}");
+    }
+    assert_eq!(house.status().0, 0);
+}
+
+#[test]
 fn output_that_cannot_be_written_is_a_failure() {
     let (_upstream, config) = chatty(0);
     let house = House::new("full", config);
