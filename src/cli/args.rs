@@ -29,7 +29,7 @@ pub(super) enum Command {
     Start(StartArgs),
     /// Let running streams end, stop the gateway, and bring Codex's own files back.
     Stop(StopArgs),
-    /// Stop the gateway and start it as before; Codex stays as it is.
+    /// Stop the gateway and start it as before; a Codex that is led to it stays so.
     Restart(RestartArgs),
     /// Print what runs: process, health, config and providers; exit 0 if it answers, 3 if nothing runs.
     Status(StatusArgs),

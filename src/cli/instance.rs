@@ -35,8 +35,10 @@ pub(super) struct Instance {
     /// What starts another like it: flags of `ocx serve`.
     pub args: Vec<String>,
     /// What its streams have when it is told to end, in milliseconds.
+    #[serde(default)]
     pub shutdown_ms: u64,
     /// Whether it was told to end, and lets its streams do so.
+    #[serde(default)]
     pub stopping: bool,
 }
 
@@ -89,10 +91,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let identity =
-            |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
         // Only if it is ours: somebody may have cleared the directory.
-        if identity(self.lock.metadata()) == identity(fs::metadata(&self.path)) {
+        if is_at(&self.lock, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -142,21 +142,31 @@ pub(super) fn running(home: &Home) -> Vec<Instance> {
     running
 }
 
-/// Whether this very gateway still runs.
-pub(super) fn still_runs(instance: &Instance, home: &Home) -> bool {
-    alive(&path(home, instance.port())).is_some_and(|now| now.pid == instance.pid)
+/// What this very gateway says of itself now, if it still runs.
+pub(super) fn now(instance: &Instance, home: &Home) -> Option<Instance> {
+    alive(&path(home, instance.port())).filter(|now| now.pid == instance.pid)
 }
 
 fn alive(path: &Path) -> Option<Instance> {
-    let mut file = File::open(path).ok()?;
-    match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => {}
-        // Nobody holds it: it was left by one that was killed. Or it cannot be known.
-        Ok(()) | Err(TryLockError::Error(_)) => return None,
+    loop {
+        let mut file = File::open(path).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {
+                let mut text = Vec::new();
+                file.read_to_end(&mut text).ok()?;
+                return serde_json::from_slice(&text).ok();
+            }
+            // Nobody holds it any more because it was replaced meanwhile: look again.
+            Ok(()) if !is_at(&file, path) => {}
+            // It was left by one that was killed. Or it cannot be known.
+            Ok(()) | Err(TryLockError::Error(_)) => return None,
+        }
     }
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+    identity(file.metadata()) == identity(fs::metadata(path))
 }
 
 #[cfg(test)]
@@ -199,6 +209,6 @@ mod tests {
         let held = hold(&instance(3), &home).unwrap();
         assert_eq!(running(&home).len(), 2);
         drop((held, other));
-        assert!(!still_runs(&second, &home));
+        assert!(now(&second, &home).is_none());
     }
 }

@@ -3,8 +3,13 @@
 use std::{
     fs::{self, DirBuilder},
     io,
+    net::TcpStream,
     os::unix::fs::DirBuilderExt as _,
     process::{Child, Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,6 +36,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const LAST_WORK: Duration = Duration::from_secs(50);
 /// And one that was told to end at once.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// How long a listener may take to answer a knock.
+const KNOCK: Duration = Duration::from_millis(300);
 /// After so long a second signal is one.
 const SECOND_WISH: Duration = Duration::from_millis(600);
 /// How often we look.
@@ -38,13 +45,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// `ocx start`.
 pub(super) fn start(args: &StartArgs, home: &Home) -> ExitCode {
-    let which = Which { config: args.config.clone(), port: args.port };
-    let place = Place::of(&which, home);
+    let config = args.config.clone().unwrap_or_else(|| home.config());
+    let place = Place::of(&Which { config: Some(config), port: args.port }, home);
     if let Some(runs) = place.instance.as_ref().filter(|one| one.stopping) {
-        let (base, pid) = (runs.base(), runs.pid);
-        return finish(Err(format!(
-            "the gateway at {base} (process {pid}) is stopping: start again when it has ended"
-        )));
+        return finish(Err(stopping(runs)));
     }
     if let Some(runs) = &place.instance {
         return finish(Err(format!(
@@ -54,27 +58,36 @@ pub(super) fn start(args: &StartArgs, home: &Home) -> ExitCode {
         )));
     }
     match launch(&args.again(), home) {
-        Ok(Launched::Answers(one)) => finish(tell_codex(args.codex, &one, home)),
+        Ok(Launched::Answers(one)) => {
+            finish(tell_codex(leads_codex(&one, home), args.codex, &one, home))
+        }
         Ok(Launched::Ended(code)) => code,
         Err(message) => finish(Err(message)),
     }
 }
 
-/// Leads Codex to a gateway that just began, or tells a Codex that is led to it of the models of now.
-fn tell_codex(wanted: bool, one: &Instance, home: &Home) -> Result<(), String> {
+fn stopping(one: &Instance) -> String {
+    let (base, pid) = (one.base(), one.pid);
+    format!("the gateway at {base} (process {pid}) is stopping: start again when it has ended")
+}
+
+/// Whether Codex asks this gateway.
+fn leads_codex(one: &Instance, home: &Home) -> bool {
     let status = Codex::find(home.path()).status().ok().filter(|status| status.installed);
-    let ours = status.and_then(|status| status.base_url).is_some_and(|url| one.is_at(&url));
-    match (wanted, ours) {
-        (true, _) => codex::lead(Some(one.port()), home),
-        // The gateway runs all the same.
-        (false, true) => {
-            if let Err(message) = codex::lead(Some(one.port()), home) {
-                eprintln!("ocx: Codex was not told of its models: {message}");
-            }
-            Ok(())
-        }
-        (false, false) => Ok(()),
+    status.and_then(|status| status.base_url).is_some_and(|url| one.is_at(&url))
+}
+
+/// Leads Codex to a gateway that just began, if that is wanted, or tells a Codex that is led to it of the
+/// models of now.
+fn tell_codex(led: bool, wanted: bool, one: &Instance, home: &Home) -> Result<(), String> {
+    if wanted {
+        return codex::lead(Some(one.port()), home);
     }
+    if led && let Err(message) = codex::lead(Some(one.port()), home) {
+        // The gateway runs all the same.
+        eprintln!("ocx: Codex was not told of its models: {message}");
+    }
+    Ok(())
 }
 
 enum Launched {
@@ -105,9 +118,10 @@ fn launch(args: &[String], home: &Home) -> Result<Launched, String> {
     let err = out.try_clone().map_err(told)?;
     let child = serve.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
     let child = child.map_err(|error| format!("the gateway cannot be started: {error}"))?;
-    interrupted_ends(&child);
+    let ours = interrupted_ends(&child);
     let read = || fs::read_to_string(console.path()).unwrap_or_default();
     let launched = answers(child, home).map_err(|message| format!("{}{message}", read()))?;
+    ours.store(false, Ordering::Release);
     match &launched {
         Launched::Ended(_) => eprint!("{}", read()),
         Launched::Answers(_) => {
@@ -120,16 +134,19 @@ fn launch(args: &[String], home: &Home) -> Result<Launched, String> {
     Ok(launched)
 }
 
-/// Whoever interrupts the start wants no gateway.
-fn interrupted_ends(child: &Child) {
+/// Whoever interrupts the start wants no gateway, as long as the result says so.
+fn interrupted_ends(child: &Child) -> Arc<AtomicBool> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let starting = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&starting);
     // Only one handler can be set; a second start in one command does not happen.
     let _ = ctrlc::set_handler(move || {
-        if let Some(pid) = pid {
+        if let Some(pid) = pid.filter(|_| still.load(Ordering::Acquire)) {
             let _ = kill_process(pid, Signal::TERM);
         }
         std::process::exit(super::EXIT_INTERRUPTED);
     });
+    starting
 }
 
 /// The port that a gateway with these flags will have, for the name of its log.
@@ -175,7 +192,7 @@ fn answers(mut child: Child, home: &Home) -> Result<Launched, String> {
 pub(super) fn stop(args: &StopArgs, home: &Home) -> ExitCode {
     let running = instance::running(home);
     let chosen = running.iter().filter(|one| args.port.is_none_or(|port| one.port() == port));
-    let (mut ended, mut failed) = (Vec::new(), None);
+    let (mut ended, mut failed) = (Vec::new(), Vec::new());
     for one in chosen {
         match end(one, args.now, home) {
             Ok(()) => {
@@ -184,16 +201,16 @@ pub(super) fn stop(args: &StopArgs, home: &Home) -> ExitCode {
                 ended.push(one);
             }
             // The others are to end all the same.
-            Err(message) => failed = Some(message),
+            Err(message) => failed.push(message),
         }
     }
-    match (ended.is_empty() && failed.is_none(), args.port) {
+    match (ended.is_empty() && failed.is_empty(), args.port) {
         (true, Some(port)) => return finish(Err(none_on(port, &running))),
         (true, None) => say("No gateway of this home runs."),
         (false, _) => {}
     }
     let left = if args.keep_codex { Ok(()) } else { leave_codex(&ended, home) };
-    finish(failed.map_or(left, Err))
+    finish(if failed.is_empty() { left } else { Err(failed.join("\n")) })
 }
 
 fn none_on(port: u16, running: &[Instance]) -> String {
@@ -211,7 +228,8 @@ fn leave_codex(ended: &[&Instance], home: &Home) -> Result<(), String> {
     let status = codex.status().map_err(|error| error.to_string())?;
     let led = status.base_url.as_deref().unwrap_or_default();
     let served = instance::running(home).iter().any(|one| one.is_at(led));
-    let ours = status.recorded || ended.iter().any(|one| one.is_at(led));
+    // Another home may have led it elsewhere since.
+    let ours = ended.iter().any(|one| one.is_at(led)) || (status.recorded && !listens(led));
     if !ours || (status.installed && served) {
         return Ok(());
     }
@@ -221,24 +239,33 @@ fn leave_codex(ended: &[&Instance], home: &Home) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether anybody listens at an address on this machine.
+fn listens(base_url: &str) -> bool {
+    let addresses = url::Url::parse(base_url).ok().and_then(|url| url.socket_addrs(|| None).ok());
+    addresses.into_iter().flatten().any(|at| TcpStream::connect_timeout(&at, KNOCK).is_ok())
+}
+
 /// Ends a gateway and waits for that.
 fn end(one: &Instance, now: bool, home: &Home) -> Result<(), String> {
     let streams = Duration::from_millis(one.shutdown_ms);
     let patience = if now { AT_ONCE } else { streams.saturating_add(LAST_WORK) };
     // A second signal would end it at once: who only waits for one that is ending sends none.
-    if !one.stopping {
+    if instance::now(one, home).is_some_and(|one| !one.stopping) {
         signal(one, Signal::TERM, home)?;
     }
     if now {
+        // It must have taken the first as such.
+        wait_till(AT_ONCE, || instance::now(one, home).is_none_or(|one| one.stopping));
         std::thread::sleep(SECOND_WISH);
         signal(one, Signal::TERM, home)?;
     }
-    if is_gone(one, patience, home) {
+    let is_gone = || instance::now(one, home).is_none();
+    if wait_till(patience, is_gone) {
         return Ok(());
     }
     eprintln!("ocx: process {} does not end; it is killed", one.pid);
     signal(one, Signal::KILL, home)?;
-    match is_gone(one, AT_ONCE, home) {
+    match wait_till(AT_ONCE, is_gone) {
         true => Ok(()),
         false => Err(format!("process {} cannot be ended", one.pid)),
     }
@@ -251,16 +278,18 @@ fn signal(one: &Instance, signal: Signal, home: &Home) -> Result<(), String> {
     let pid = pid.ok_or_else(|| format!("{} is no process", one.pid))?;
     // Held first and looked at then: whoever gets its number later is not meant.
     #[cfg(target_os = "linux")]
-    let process = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(process) => process,
+    let held = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(held) => Some(held),
         Err(Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(told(error)),
+        // Old kernels and some containers cannot.
+        Err(_) => None,
     };
-    if !instance::still_runs(one, home) {
+    if instance::now(one, home).is_none() {
         return Ok(());
     }
     #[cfg(target_os = "linux")]
-    let sent = pidfd_send_signal(process, signal);
+    let sent =
+        held.map_or_else(|| kill_process(pid, signal), |held| pidfd_send_signal(held, signal));
     #[cfg(not(target_os = "linux"))]
     let sent = kill_process(pid, signal);
     match sent {
@@ -269,15 +298,18 @@ fn signal(one: &Instance, signal: Signal, home: &Home) -> Result<(), String> {
     }
 }
 
-fn is_gone(one: &Instance, patience: Duration, home: &Home) -> bool {
+/// Looks again and again; false if it is in vain.
+fn wait_till(patience: Duration, there: impl Fn() -> bool) -> bool {
     let started = Instant::now();
-    while started.elapsed() < patience {
-        if !instance::still_runs(one, home) {
+    loop {
+        if there() {
             return true;
+        }
+        if started.elapsed() >= patience {
+            return false;
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    false
 }
 
 /// `ocx restart`.
@@ -304,11 +336,13 @@ pub(super) fn restart(args: &RestartArgs, home: &Home) -> ExitCode {
         eprintln!("{message}\nocx: not restarted; what runs goes on");
         return ExitCode::from(super::EXIT_CONFIG);
     }
+    let leads_codex = leads_codex(one, home);
     if let Err(message) = end(one, args.now, home) {
         return finish(Err(message));
     }
     match launch(&one.args, home) {
-        Ok(Launched::Answers(one)) => finish(tell_codex(false, &one, home)),
+        // Its port may be another now.
+        Ok(Launched::Answers(one)) => finish(tell_codex(leads_codex, false, &one, home)),
         Ok(Launched::Ended(code)) => code,
         Err(message) => finish(Err(message)),
     }
@@ -317,6 +351,9 @@ pub(super) fn restart(args: &RestartArgs, home: &Home) -> ExitCode {
 /// `ocx open`.
 pub(super) fn open(args: &OpenArgs, home: &Home) -> ExitCode {
     let which = Which { config: None, port: args.port };
+    if let Some(one) = Place::of(&which, home).instance.filter(|one| one.stopping) {
+        return finish(Err(stopping(&one)));
+    }
     let find = || actix_web::rt::System::new().block_on(Local::find(&which, home));
     if Place::of(&which, home).instance.is_none() && find().is_err() {
         let port = args.port;

@@ -182,7 +182,7 @@ pub(super) struct Place {
 }
 
 fn read(config: &Path) -> Option<ConfigFile> {
-    serde_json::from_slice(&std::fs::read(config).ok()?).ok()
+    serde_json::from_str(&config::current(config).ok()?).ok()
 }
 
 fn port(file: Option<&ConfigFile>) -> u16 {
@@ -206,7 +206,9 @@ impl Place {
             (Some(port), _) => on(port),
             (None, Some(_)) => {
                 let whole = std::path::absolute(&config).unwrap_or_else(|_| config.clone());
-                running.iter().find(|one| one.config == whole)
+                // Of several with this config, the one that it means.
+                let of = |one: &&Instance| one.config == whole;
+                on(written).filter(of).or_else(|| running.iter().find(of))
             }
             (None, None) => match running.as_slice() {
                 // Where several run, the one that the config means.

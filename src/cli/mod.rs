@@ -3,6 +3,7 @@
 use std::{
     io::{ErrorKind, Write as _},
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use clap::{CommandFactory as _, Parser as _};
@@ -68,8 +69,10 @@ fn say(line: impl std::fmt::Display) {
     // Without colours, if it is no terminal.
     match anstream::stdout().write_all(format!("{line}\n").as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("ocx: the output cannot be written: {error}");
-            std::process::exit(1);
+            // What is done stays done; the exit code tells.
+            if !UNWRITTEN.swap(true, Ordering::Relaxed) {
+                eprintln!("ocx: the output cannot be written: {error}");
+            }
         }
         _ => {}
     }
@@ -86,8 +89,17 @@ fn finish(result: Result<(), String>) -> ExitCode {
     }
 }
 
+/// Whether something was not told because the output could not be written.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
+
 /// Runs the program.
 pub fn run() -> ExitCode {
+    let code = run_command();
+    let untold = code == ExitCode::SUCCESS && UNWRITTEN.load(Ordering::Relaxed);
+    if untold { ExitCode::FAILURE } else { code }
+}
+
+fn run_command() -> ExitCode {
     let home = Home::find();
     match Cli::parse().command {
         Command::Serve(args) => serve::run(&args, &home),

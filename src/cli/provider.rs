@@ -71,14 +71,17 @@ pub(super) fn remove(provider: &str, home: &Home) -> ExitCode {
 fn take_out(provider: &str, home: &Home) -> Result<(), String> {
     let path = home.config();
     let changed = config::edit(&path, |text| {
-        config::check(text.as_bytes(), &path, &process_env)
-            .map_err(|problems| format!("nothing was changed; mend this first:\n{problems}"))?;
+        let before = config::check(text.as_bytes(), &path, &process_env).map(drop);
         let text = config::without_provider(text, provider).map_err(|error| error.to_string())?;
         let text =
             text.ok_or_else(|| format!("no provider `{provider}` is in {}", path.display()))?;
-        // Combos and `defaultProvider` may name it.
-        config::check(text.as_bytes(), &path, &process_env).map_err(|problems| {
-            format!("without `{provider}` the config would not check, so nothing was changed:\n{problems}")
+        let after = config::check(text.as_bytes(), &path, &process_env);
+        after.map_err(|problems| match before {
+            // Combos and `defaultProvider` may name it.
+            Ok(()) => format!(
+                "without `{provider}` the config would not check, so nothing was changed:\n{problems}"
+            ),
+            Err(_) => format!("nothing was changed; mend this first:\n{problems}"),
         })?;
         Ok(Some(text))
     })?;

@@ -71,7 +71,7 @@ async fn run(
 ) -> HttpResponse {
     let mut record = gateway.record(protocol.label(), &trace_headers(request));
     let turn = gateway.begin(request, protocol, &record);
-    let id = record.id().to_owned();
+    let id = record.id();
     let begun = async {
         let body = read(request, &mut payload, &turn, gateway).await?;
         record.read();

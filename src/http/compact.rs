@@ -50,7 +50,7 @@ pub async fn compact(
             .body(document),
         Err(error) => {
             record.failed(&error);
-            calls::failed(error, Protocol::Responses, record.id())
+            calls::failed(error, Protocol::Responses, &record.id())
         }
     };
     calls::ran_on(&turn, response)

@@ -82,11 +82,10 @@ const LISTED: usize = 50;
 pub async fn decisions(asked: Query<Asked>, gateway: Data<Gateway>) -> HttpResponse {
     let known = &gateway.shared.telemetry.decisions;
     let Some(id) = &asked.id else {
-        let last = known.last(LISTED);
-        return HttpResponse::Ok().json(last.iter().map(|call| &**call).collect::<Vec<_>>());
+        return HttpResponse::Ok().json(known.last(LISTED));
     };
     match known.find(id) {
-        Some(decision) => HttpResponse::Ok().json(&*decision),
+        Some(decision) => HttpResponse::Ok().json(decision),
         None => plain(
             StatusCode::NOT_FOUND,
             "not_found",

@@ -17,7 +17,7 @@ use crate::{
     routing::Route,
     telemetry::{
         Metrics, Tally, Telemetry, TurnTrace,
-        decisions::{Decision, Noted},
+        decisions::{CallIds, Decision, Noted},
         ledger::{Ended, model_name},
         metrics::{CallOutcome, Held, Histogram, NO_MODEL, timestamp},
         traces::{Outcome, TraceStep},
@@ -28,8 +28,8 @@ use actix_rt::time::Instant;
 /// The account. Dropping it closes it; a call that told no outcome was left by its caller.
 pub struct CallRecord {
     telemetry: Arc<Telemetry>,
-    /// What its caller may know it by; first of the call itself.
-    ids: Vec<String>,
+    /// What its caller may know it by.
+    ids: CallIds,
     protocol: &'static str,
     started: Instant,
     provider: Option<String>,
@@ -65,11 +65,6 @@ pub struct CallRecord {
     open_stream: Option<Held>,
 }
 
-/// Ids of one call: of the request and of the response, ours and the upstream's.
-const MAX_IDS: usize = 4;
-/// Longest id of an upstream that is remembered, in bytes.
-const MAX_ID: usize = 200;
-
 /// Stands for the provider of a call that was never routed.
 const NO_PROVIDER: &str = "none";
 
@@ -77,7 +72,7 @@ impl CallRecord {
     /// Begins the account.
     pub fn new(protocol: &'static str, telemetry: Arc<Telemetry>, trace: TurnTrace) -> Self {
         Self {
-            ids: vec![format!("req_{:032x}", rand::random::<u128>())],
+            ids: CallIds::new(rand::random()),
             protocol,
             started: Instant::now(),
             provider: None,
@@ -113,20 +108,20 @@ impl CallRecord {
     }
 
     /// What a caller is told to ask for it by, until there is a response.
-    pub fn id(&self) -> &str {
-        self.ids.first().map_or("", String::as_str)
+    pub fn id(&self) -> String {
+        self.ids.request()
     }
 
     /// Its response has this id.
     pub fn named(&mut self, id: &str) {
-        if self.ids.len() < MAX_IDS && id.len() <= MAX_ID {
-            self.ids.push(id.to_owned());
-        }
+        self.ids.add(id);
     }
 
     /// What is relayed has an id of its upstream's.
     pub fn relays(&mut self, event: &Event) {
-        if let Some(id) = upstream_id(event) {
+        if let Event::Verbatim(_) | Event::Document(_) = event
+            && let Some(id) = upstream_id(event)
+        {
             self.named(&id);
         }
     }
@@ -364,12 +359,12 @@ impl CallRecord {
         }
         let Noted { asked, rule, steps, left_out } = self.tally.notes.taken();
         self.telemetry.decisions.keep(Decision {
-            ids: std::mem::take(&mut self.ids),
+            ids: std::mem::replace(&mut self.ids, CallIds::new(0)),
             at: timestamp(SystemTime::now()),
             protocol: self.protocol,
             asked,
             rule,
-            provider: self.provider().to_owned(),
+            provider: self.provider.take().unwrap_or_else(|| NO_PROVIDER.to_owned()),
             model: std::mem::take(&mut self.model),
             generation: self.snapshot.as_ref().map(|snapshot| snapshot.generation),
             steps,

@@ -216,7 +216,7 @@ impl Connection {
             Ok(begun) => begun,
             Err(error) => {
                 record.failed(&error);
-                return self.refuse(&error, Some(record.id())).await;
+                return self.refuse(&error, Some(&record.id())).await;
             }
         };
         let emitter = calls::emitter(Protocol::Responses, call, &answer, &turn);

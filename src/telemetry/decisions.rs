@@ -2,29 +2,108 @@
 //! No secret is in it, and nothing of a prompt but what an upstream quotes in an error.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    fmt,
+    num::NonZero,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::ledger::Tokens;
+use super::ledger::{Tokens, model_name};
+use crate::model::{ModelId, ProviderId};
 
-/// Calls that are remembered.
-const MAX_CALLS: usize = 2_000;
+/// Calls that each worker remembers.
+const MAX_CALLS: usize = 1_000;
 /// Steps of one call that are.
 const MAX_STEPS: usize = 16;
 /// Longest text in a step, in characters: upstreams' words are among them.
 const MAX_TEXT: usize = 300;
+/// Names of a response: ours, and the upstream's of it and of its request.
+const MAX_NAMES: usize = 3;
+/// Longest of them, in bytes.
+const MAX_NAME: usize = 200;
+
+/// What a call may be asked for by. Written as a list of texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallIds {
+    request: u128,
+    response: Vec<String>,
+}
+
+impl CallIds {
+    /// Of a new call.
+    pub fn new(request: u128) -> Self {
+        Self { request, response: Vec::new() }
+    }
+
+    /// That of the call itself, `req_` and 32 hexadecimal digits: known before there is a response.
+    pub fn request(&self) -> String {
+        format!("req_{:032x}", self.request)
+    }
+
+    /// Its response has this id, too.
+    pub fn add(&mut self, response: &str) {
+        if self.response.len() < MAX_NAMES && response.len() <= MAX_NAME {
+            self.response.push(response.to_owned());
+        }
+    }
+
+    fn are(&self, id: &str) -> bool {
+        self.response.iter().any(|known| known == id) || self.request() == id
+    }
+}
+
+impl Serialize for CallIds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq([self.request()].iter().chain(&self.response))
+    }
+}
+
+/// What a provider was asked with, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum With {
+    /// Nothing: it wants no key, or none is set.
+    Nothing,
+    /// Its key: which one, from 1, and of how many.
+    Key(usize, usize),
+    /// The caller's own login.
+    Caller,
+    /// An account that is logged in.
+    Account(Arc<str>),
+}
+
+impl fmt::Display for With {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("no key"),
+            Self::Key(_, 1) => f.write_str("its key"),
+            Self::Key(which, of) => write!(f, "key {which} of {of}"),
+            Self::Caller => f.write_str("the caller's own login"),
+            Self::Account(name) => write!(f, "the account {name}"),
+        }
+    }
+}
+
+impl Serialize for With {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// One call, from its route to its end.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
-    /// The ids that its caller may know it by: that of the request, ours and the upstream's of the response.
-    pub ids: Vec<String>,
+    /// What its caller may know it by.
+    pub ids: CallIds,
     /// When it was over, in seconds since 1970.
     pub at: f64,
     /// The protocol of the caller.
@@ -69,25 +148,25 @@ pub struct Decision {
 }
 
 /// One try at one provider.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// The provider.
-    pub provider: String,
+    pub provider: ProviderId,
     /// The model, as it names it.
-    pub model: String,
-    /// What it was asked with; nothing if it lent nothing.
+    pub model: ModelId,
+    /// What it was asked with; absent if it lent nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub credential: Option<String>,
+    pub credential: Option<With>,
     /// When it began, from the beginning of the call.
     pub after_ms: u64,
     /// How long it took till it failed, or till its answer began.
     pub took_ms: u64,
     /// What came of it; empty while it is waited for.
-    pub result: String,
+    pub result: Cow<'static, str>,
     /// What was done next.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub then: Option<String>,
+    pub then: Option<Cow<'static, str>>,
 }
 
 /// What a call tells of itself while it runs, outside of its future, which may be dropped at any moment.
@@ -133,34 +212,45 @@ impl Notes {
     }
 
     /// A provider is tried.
-    pub fn tries(&self, provider: &str, model: &str) {
+    pub fn tries(&self, provider: &ProviderId, model: &ModelId) {
         let mut steps = self.steps.borrow_mut();
-        if steps.len() < MAX_STEPS {
-            let (provider, model) = (provider.to_owned(), super::ledger::model_name(model));
-            let after_ms = millis(self.began.elapsed());
-            steps.push(Step { provider, model, after_ms, ..Step::default() });
-        } else {
+        if steps.len() >= MAX_STEPS {
             self.left_out.set(self.left_out.get() + 1);
+            return;
         }
+        // Callers may name any; what is kept is short, and mostly shared.
+        let short = model.as_str().len() <= MAX_NAME;
+        steps.push(Step {
+            provider: provider.clone(),
+            model: if short { model.clone() } else { model_name(model.as_str()).into() },
+            credential: None,
+            after_ms: millis(self.began.elapsed()),
+            took_ms: 0,
+            result: Cow::Borrowed(""),
+            then: None,
+        });
     }
 
     /// With what.
-    pub fn with(&self, credential: String) {
+    pub fn with(&self, credential: With) {
         self.last(|step| step.credential = Some(credential));
     }
 
     /// What came of it.
-    pub fn came(&self, result: &str) {
-        let now = millis(self.began.elapsed());
+    pub fn came(&self, result: impl Into<Cow<'static, str>>) {
+        let (now, result) = (millis(self.began.elapsed()), result.into());
         self.last(|step| {
             step.took_ms = now.saturating_sub(step.after_ms);
-            step.result = result.chars().take(MAX_TEXT).collect();
+            step.result = match result.char_indices().nth(MAX_TEXT) {
+                Some((end, _)) => result[..end].to_owned().into(),
+                None => result,
+            };
         });
     }
 
     /// What is done next.
-    pub fn then(&self, next: String) {
-        self.last(|step| step.then = Some(next));
+    pub fn then(&self, next: impl Into<Cow<'static, str>>) {
+        self.last(|step| step.then = Some(next.into()));
     }
 
     fn last(&self, change: impl FnOnce(&mut Step)) {
@@ -183,35 +273,52 @@ impl Notes {
     }
 }
 
-/// The last calls.
-#[derive(Debug, Default)]
-pub struct Decisions(Mutex<VecDeque<Arc<Decision>>>);
+/// The last calls of each worker. They have a place of their own each, so that none waits for another,
+/// and what is forgotten is freed where it was made.
+#[derive(Debug)]
+pub struct Decisions(Vec<Mutex<VecDeque<Decision>>>);
+
+impl Default for Decisions {
+    fn default() -> Self {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        Self((0..threads).map(|_| Mutex::default()).collect())
+    }
+}
 
 impl Decisions {
-    /// Remembers a call.
+    /// Remembers a call, on the thread that answered it.
     pub fn keep(&self, decision: Decision) {
-        let decision = Arc::new(decision);
-        let oldest = {
-            let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let oldest = if calls.len() >= MAX_CALLS { calls.pop_front() } else { None };
-            calls.push_back(decision);
-            oldest
-        };
-        // Freed when nobody waits.
-        drop(oldest);
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static OWN: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(place) = self.0.get(OWN.with(|own| *own) % self.0.len()) else { return };
+        let mut calls = locked(place);
+        if calls.len() >= MAX_CALLS {
+            calls.pop_front();
+        }
+        calls.push_back(decision);
     }
 
-    /// The call of an id.
-    pub fn find(&self, id: &str) -> Option<Arc<Decision>> {
-        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.iter().rev().find(|call| call.ids.iter().any(|known| known == id)).cloned()
+    /// The call of an id; the last one, if an upstream gave it twice.
+    pub fn find(&self, id: &str) -> Option<Decision> {
+        let newest = |place| locked(place).iter().rev().find(|call| call.ids.are(id)).cloned();
+        let found = self.0.iter().filter_map(newest);
+        found.max_by(|one, other| one.at.total_cmp(&other.at))
     }
 
     /// So many of the last calls, the newest first.
-    pub fn last(&self, count: usize) -> Vec<Arc<Decision>> {
-        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.iter().rev().take(count).cloned().collect()
+    pub fn last(&self, count: usize) -> Vec<Decision> {
+        let newest = |place| locked(place).iter().rev().take(count).cloned().collect::<Vec<_>>();
+        let mut calls: Vec<Decision> = self.0.iter().flat_map(newest).collect();
+        calls.sort_by(|one, other| other.at.total_cmp(&one.at));
+        calls.truncate(count);
+        calls
     }
+}
+
+fn locked(place: &Mutex<VecDeque<Decision>>) -> MutexGuard<'_, VecDeque<Decision>> {
+    place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -222,19 +329,23 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn decision(id: &str) -> Decision {
+    fn decision(n: u32) -> Decision {
         let notes = Notes::default();
         notes.routed("best".into(), "a rule");
-        notes.tries("p", "m");
-        notes.with("key 1 of 2".into());
-        notes.came(&"x".repeat(2 * MAX_TEXT));
-        notes.then("the next key".into());
-        (0..2 * MAX_STEPS).for_each(|_| notes.tries("q", "m"));
+        notes.tries(&"p".into(), &"m".into());
+        notes.with(With::Key(1, 2));
+        notes.came("ü".repeat(2 * MAX_TEXT));
+        notes.then("the next key");
+        (0..2 * MAX_STEPS)
+            .for_each(|_| notes.tries(&"q".into(), &"m".repeat(1000).as_str().into()));
         notes.came("answered");
         let Noted { asked, rule, steps, left_out } = notes.taken();
+        let mut ids = CallIds::new(n.into());
+        ids.add(&format!("resp_{n}"));
+        ids.add(&"long".repeat(MAX_NAME));
         Decision {
-            ids: vec![id.to_owned()],
-            at: 0.0,
+            ids,
+            at: n.into(),
             protocol: "responses",
             asked,
             rule,
@@ -258,15 +369,35 @@ mod tests {
     #[test]
     fn the_last_calls_are_known_by_their_ids_and_all_of_it_is_bounded() {
         let decisions = Decisions::default();
-        (0..=MAX_CALLS).for_each(|n| decisions.keep(decision(&n.to_string())));
-        assert!(decisions.find("0").is_none() && decisions.find("1").is_some());
+        let most = u32::try_from(MAX_CALLS).unwrap();
+        (0..=most).for_each(|n| decisions.keep(decision(n)));
+        assert!(decisions.find("resp_0").is_none() && decisions.find("resp_1").is_some());
         let last = decisions.last(2);
-        let newest = [MAX_CALLS.to_string(), (MAX_CALLS - 1).to_string()];
-        assert_eq!([&last[0].ids[0], &last[1].ids[0]], [&newest[0], &newest[1]]);
+        let requests = [last[0].ids.request(), last[1].ids.request()];
+        assert_eq!(requests, [format!("req_{most:032x}"), format!("req_{:032x}", most - 1)]);
+        assert!(requests.iter().all(|id| decisions.find(id).is_some()));
+        let written = serde_json::to_value(&last[0]).unwrap();
+        assert_eq!(written["ids"], serde_json::json!([requests[0], format!("resp_{most}")]));
+        assert_eq!(written["steps"][0]["credential"], "key 1 of 2");
         let steps = &last[0].steps;
         assert_eq!((steps.len(), last[0].left_out), (MAX_STEPS, MAX_STEPS + 1));
         assert_eq!(steps[MAX_STEPS - 1].result, "", "what comes later is said of no other try");
-        assert_eq!(steps[0].result.len(), MAX_TEXT);
+        assert_eq!(steps[0].result.chars().count(), MAX_TEXT);
+        assert!(steps[1].model.as_str().len() < 300);
         assert_eq!((last[0].asked.as_str(), last[0].rule), ("best", "a rule"));
+    }
+
+    #[test]
+    fn each_thread_remembers_its_own_and_all_are_found() {
+        let decisions = Decisions::default();
+        std::thread::scope(|scope| {
+            for n in 0..4 {
+                let decisions = &decisions;
+                scope.spawn(move || decisions.keep(decision(n)));
+            }
+        });
+        assert!((0..4).all(|n| decisions.find(&format!("resp_{n}")).is_some()));
+        let newest: Vec<f64> = decisions.last(9).iter().map(|call| call.at).collect();
+        assert_eq!(newest, [3.0, 2.0, 1.0, 0.0]);
     }
 }

@@ -1,6 +1,7 @@
 //! One call in progress: route, dispatch, encode, exchange, and what may be tried again.
 
 use std::{
+    borrow::Cow,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -72,11 +73,11 @@ pub struct Answer {
 
 impl Answer {
     /// How it began, in words.
-    fn beginning(&self) -> String {
+    fn beginning(&self) -> Cow<'static, str> {
         match &self.error {
-            Some(error) => format!("answered, and then {}", told(error)),
-            None if self.events.is_empty() => "accepted; nothing had come yet".to_owned(),
-            None => "answered".to_owned(),
+            Some(error) => format!("answered, and then {}", told(error)).into(),
+            None if self.events.is_empty() => "accepted; nothing had come yet".into(),
+            None => "answered".into(),
         }
     }
 }
@@ -151,13 +152,13 @@ impl Turn {
             let (started, sent) = (Instant::now(), self.tally.requests());
             let failed = match self.attempt(prompt, route, hold, attempts).await {
                 Ok(mut answer) => {
-                    self.tally.notes.came(&answer.beginning());
+                    self.tally.notes.came(answer.beginning());
                     answer.attempts = attempts.made;
                     return Ok(answer);
                 }
                 Err(failed) => failed,
             };
-            self.tally.notes.came(&told(&failed.error));
+            self.tally.notes.came(told(&failed.error));
             if self.tally.requests() > sent && retry::used_nothing(&failed.error) {
                 self.tally.used_nothing();
             }
@@ -246,10 +247,10 @@ impl Turn {
         let mut renewed = false;
         loop {
             let notes = &self.tally.notes;
-            notes.tries(route.provider.as_str(), route.model.as_str());
+            notes.tries(&route.provider, &route.model);
             let lease = self.lease(route, false).await;
-            let lease = lease.inspect_err(|error| notes.came(&told(error)))?;
-            notes.with(lease.credential_name());
+            let lease = lease.inspect_err(|error| notes.came(told(error)))?;
+            notes.with(lease.with());
             let kind = lease.spec.adapter_for(route.model.as_str());
             let (adapter, sealer) = (adapter(kind), self.sealer(&lease.spec, route));
             let Some(request) = build(adapter, &target(&lease, route, &sealer)) else {
@@ -257,7 +258,7 @@ impl Turn {
                 return Ok(None);
             };
             let request = request.map_err(GatewayError::from);
-            let mut request = request.inspect_err(|error| notes.came(&told(error)))?;
+            let mut request = request.inspect_err(|error| notes.came(told(error)))?;
             request.trace(self.trace.traceparent());
             if quota == Quota::Calls {
                 self.tally.sent(route.provider.as_str(), route.model.as_str());
@@ -270,7 +271,7 @@ impl Turn {
             }
             match &fetched {
                 Ok(_) => notes.came("answered"),
-                Err(error) => notes.came(&told(error)),
+                Err(error) => notes.came(told(error)),
             }
             match (fetched, lease.token()) {
                 // A token can end before its time.
@@ -278,14 +279,14 @@ impl Turn {
                     if !renewed =>
                 {
                     renewed = true;
-                    notes.then(Again { pause: Duration::ZERO, cause: "token" }.words());
                     drop(lease);
                     self.renew(route, token).await.map_err(|_| error)?;
+                    notes.then(Again { pause: Duration::ZERO, cause: "token" }.words());
                 }
                 (fetched, _) => {
                     let read = read(adapter, fetched?);
                     let read = read.map_err(|error| exchange::broken(&lease, error));
-                    return read.inspect_err(|error| notes.came(&told(error))).map(Some);
+                    return read.inspect_err(|error| notes.came(told(error))).map(Some);
                 }
             }
         }
@@ -311,13 +312,13 @@ impl Turn {
         attempts: &mut Attempts,
     ) -> Result<Answer, Failed> {
         let (from, notes) = (self.trace.now(), &self.tally.notes);
-        notes.tries(route.provider.as_str(), route.model.as_str());
+        notes.tries(&route.provider, &route.model);
         let lease = self.lease(route, attempts.forced).await;
         let error = lease.as_ref().err().map(|error| error.class().outcome().label());
         let attempt = Some(attempts.made + 1);
         self.trace.step(TraceStep { name: "acquire", from, to: None, attempt, error });
         let lease = lease?;
-        notes.with(lease.credential_name());
+        notes.with(lease.with());
         attempts.made += 1;
         let (token, keys) = (lease.token(), lease.keys());
         let answer = self.exchange(prompt, route, hold, attempts, lease).await;

@@ -189,7 +189,7 @@ fn a_stop_lets_streams_end_and_a_stop_at_once_does_not() {
 
 #[test]
 fn who_stops_it_again_waits_with_the_first_and_others_are_told_what_it_does() {
-    let (_upstream, config) = chatty(200);
+    let (_upstream, config) = chatty(700);
     let house = House::new("twice", config);
     assert!(house.run(&["start"]).status.success());
     let mut stream = house.ask(true);
@@ -218,6 +218,20 @@ fn who_stops_it_again_waits_with_the_first_and_others_are_told_what_it_does() {
     assert!(answer.contains("event: response.completed"), "{answer}");
     let nowhere = house.run(&["stop", "--port", "1"]);
     assert!(!nowhere.status.success(), "a port that was mistyped: {}", text(&nowhere));
+}
+
+#[test]
+fn a_byte_order_mark_hides_nothing_of_a_config() {
+    let (_upstream, mut config) = chatty(0);
+    config["adminToken"] = json!("an-admin-token");
+    let house = House::new("bom", config);
+    let path = house.home.join("config.json");
+    fs::write(&path, format!("\u{feff}{}", fs::read_to_string(&path).unwrap())).unwrap();
+    let out = house.run(&["start"]);
+    assert!(out.status.success(), "{}", text(&out));
+    assert!(text(&out).contains(&format!("listens on http://127.0.0.1:{}", house.port)));
+    assert!(house.run(&["reload"]).status.success());
+    assert_eq!(house.status().0, 0);
 }
 
 #[test]
@@ -360,6 +374,19 @@ fn codex_is_led_there_by_start_kept_by_restart_and_given_back_by_stop() {
     let out = house.run(&["start", "--codex"]);
     assert!(out.status.success() && wired(), "{}", text(&out));
     assert_eq!(house.status().1["codex"]["installed"], true);
+    assert!(house.run(&["restart"]).status.success() && wired());
+    // The gateway moves, and Codex with it.
+    let at_first = fs::read_to_string(house.home.join("config.json")).unwrap();
+    let new = free_port();
+    fs::write(
+        house.home.join("config.json"),
+        at_first.replace(&house.port.to_string(), &new.to_string()),
+    )
+    .unwrap();
+    assert!(house.run(&["restart"]).status.success());
+    let led = fs::read_to_string(codex.join("config.toml")).unwrap();
+    assert!(led.contains(&format!("http://127.0.0.1:{new}/v1")), "{led}");
+    fs::write(house.home.join("config.json"), at_first).unwrap();
     assert!(house.run(&["restart"]).status.success() && wired());
     let out = house.run(&["stop", "--keep-codex"]);
     assert!(out.status.success() && wired(), "{}", text(&out));

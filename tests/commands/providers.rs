@@ -78,6 +78,14 @@ fn one_that_something_else_needs_is_not_removed() {
     assert!(!refused.status.success(), "{}", text(&refused));
     assert!(text(&refused).contains("/combos/best/targets/0"), "{}", text(&refused));
     assert_eq!(house.config(), config);
+    // What breaks the config can be taken out of it.
+    let broken = "{\"providers\": {\"ollama\": {}, \"mine\": {\"adapter\": \"none\"}}}";
+    let house = House::new("broken", broken);
+    let out = house.run(&["add", "lm-studio"]);
+    assert!(!out.status.success() && text(&out).contains("mend this first"), "{}", text(&out));
+    let out = house.run(&["remove", "mine"]);
+    assert!(out.status.success(), "{}", text(&out));
+    assert_eq!(house.config(), "{\"providers\": {\"ollama\": {}}}");
 }
 
 #[test]

@@ -187,7 +187,8 @@ fn odd(asked: &Asked) -> Reply {
     if body.get("reasoning_effort").is_some() {
         return Reply::json(429, &json!({"error": {"message": "slow down"}}));
     }
-    says(body["stream"] == true, "Pineapple green.", None)
+    // Neither "shared" nor "rendered" is a colour.
+    says(body["stream"] == true, "Pineapple shared, rendered green.", None)
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::{Retirement, keys::Pick, messages::Settle};
 use crate::{
     config::ProviderSpec,
     credentials::{Credential, TokenId},
+    telemetry::decisions::With,
 };
 
 /// A credential, a slot and the provider as it was. Fixed for the life of the exchange: a restart or
@@ -99,16 +100,13 @@ impl Lease {
         self.of
     }
 
-    /// What it authenticates with, in words.
-    pub fn credential_name(&self) -> String {
+    /// What it authenticates with, for people.
+    pub fn with(&self) -> With {
         match &self.credential {
-            Credential::None => "no key".to_owned(),
-            Credential::Key(_) if self.of > 1 => {
-                format!("key {} of {}", self.to.pick.index + 1, self.of)
-            }
-            Credential::Key(_) => "its key".to_owned(),
-            Credential::Forwarded(_) => "the caller's own login".to_owned(),
-            Credential::Account { name, .. } => format!("the account {name}"),
+            Credential::None => With::Nothing,
+            Credential::Key(_) => With::Key(self.to.pick.index + 1, self.of),
+            Credential::Forwarded(_) => With::Caller,
+            Credential::Account { name, .. } => With::Account(Arc::clone(name)),
         }
     }
 

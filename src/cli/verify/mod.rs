@@ -32,9 +32,6 @@ pub(super) struct Capability {
     /// The list of the provider's config where the model belongs, since it lacks this.
     #[serde(skip_serializing_if = "Option::is_none")]
     quirk: Option<&'static str>,
-    /// Whether the model's server refused the request as such.
-    #[serde(skip)]
-    refused: bool,
 }
 
 /// All of them, for people and programs.
@@ -169,9 +166,10 @@ fn write(
         let written = spec(&changed)?;
         let blind = capabilities.iter().any(|one| one.quirk == Some(NO_VISION));
         if blind && written.quirks.known_sight(model) != Some(false) {
-            return Err(format!(
-                "`modelInputModalities` says that `{model}` sees images: mend it there"
-            ));
+            eprintln!(
+                "ocx: `modelInputModalities`, of the config or as ocx knows it, says that `{model}` sees \
+                 images, and goes before `noVisionModels`: set it for this model to [\"text\"]"
+            );
         }
         Ok(Some(changed))
     })?;

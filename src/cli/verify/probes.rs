@@ -59,8 +59,7 @@ pub(super) async fn all(
     note(text(&first));
     note(usage(&first));
     note(subject.streaming().await);
-    let tool = subject.tool().await;
-    let takes_tools = !tool.refused;
+    let (tool, takes_tools) = subject.tool().await;
     note(tool);
     note(subject.forced_tool(takes_tools).await);
     note(subject.parallel_tools().await);
@@ -73,7 +72,7 @@ pub(super) async fn all(
 }
 
 fn found(name: &'static str, state: Mark, detail: impl Into<String>) -> Capability {
-    Capability { name, state, detail: detail.into(), quirk: None, refused: false }
+    Capability { name, state, detail: detail.into(), quirk: None }
 }
 
 fn yes(name: &'static str, detail: impl Into<String>) -> Capability {
@@ -93,7 +92,7 @@ fn unsure(name: &'static str, detail: impl Into<String>) -> Capability {
 fn failed(name: &'static str, trouble: Trouble, quirk: Option<&'static str>) -> Capability {
     let Trouble { message, refuses } = trouble;
     match refuses {
-        true => Capability { quirk, refused: true, ..no(name, plain(&message)) },
+        true => Capability { quirk, ..no(name, plain(&message)) },
         false => unsure(name, plain(&message)),
     }
 }
@@ -173,15 +172,18 @@ impl Subject<'_> {
         }
     }
 
-    async fn tool(&self) -> Capability {
-        const NAME: &str = "tool";
+    /// Whether it calls a tool and uses its result; and whether it takes tools at all.
+    async fn tool(&self) -> (Capability, bool) {
         let question =
             json!({"role": "user", "content": "What is the weather in Paris? Use the tool."});
-        let tools = json!({"tools": [weather()]});
-        let called = match self.ask(json!([question]), tools.clone()).await {
-            Err(error) => return failed(NAME, error, None),
-            Ok(answer) => answer,
-        };
+        match self.ask(json!([question]), json!({"tools": [weather()]})).await {
+            Err(error) => (failed("tool", error, None), false),
+            Ok(called) => (self.tool_result(question, &called).await, true),
+        }
+    }
+
+    async fn tool_result(&self, question: Value, called: &Answer) -> Capability {
+        const NAME: &str = "tool";
         let Some(call) = called.items("function_call").next() else {
             return no(NAME, format!("it did not call it, and said: {}", shown(&called.text())));
         };
@@ -195,7 +197,7 @@ impl Subject<'_> {
         history.extend(called.response["output"].as_array().cloned().unwrap_or_default());
         history.push(json!({"type": "function_call_output", "call_id": call["call_id"],
             "output": "7 degrees Celsius, rain"}));
-        match self.ask(Value::from(history), tools).await {
+        match self.ask(Value::from(history), json!({"tools": [weather()]})).await {
             Err(error) => no(NAME, format!("its result was refused: {}", error.message)),
             Ok(answer) => {
                 let said = answer.text().to_lowercase();
@@ -257,32 +259,34 @@ impl Subject<'_> {
         }
     }
 
-    /// What it says of a square of a colour; `None` if it names the colour.
-    async fn mistakes(&self, square: &str, names: &[&str]) -> Result<Option<String>, Trouble> {
+    /// What it says of a square of a colour, and whether it names the colour.
+    async fn names(&self, square: &str, names: &[&str]) -> Result<(String, bool), Trouble> {
         let question = json!([{"role": "user", "content": [
             {"type": "input_text", "text": "Which colour fills this image? Answer with one word."},
             {"type": "input_image", "image_url": square}]}]);
         let said = self.ask(question, json!({})).await?.text();
         let told = said.to_lowercase();
-        Ok((!names.iter().any(|name| told.contains(name))).then_some(said))
+        // Whole words: "rendered" names no colour.
+        let named = told.split(|c: char| !c.is_alphabetic()).any(|word| names.contains(&word));
+        Ok((said, named))
     }
 
     async fn image(&self) -> Capability {
         const NAME: &str = "image";
         let quirk = Some(NO_VISION);
-        match self.mistakes(RED, &["red", "crimson", "scarlet"]).await {
-            Err(error) => failed(NAME, error, quirk),
-            Ok(None) => yes(NAME, "sees it"),
-            // One wrong word may be an accident.
-            Ok(Some(said)) => match self.mistakes(BLUE, &["blue", "azure", "navy"]).await {
-                Ok(Some(again)) => {
-                    let (said, again) = (shown(&said), shown(&again));
-                    let what =
-                        format!("of a red square it said: {said}; and of a blue one: {again}");
-                    Capability { quirk, ..no(NAME, what) }
-                }
-                _ => unsure(NAME, format!("of a red square it said: {}", shown(&said))),
-            },
+        let red = match self.names(RED, &["red", "crimson", "scarlet"]).await {
+            Err(error) => return failed(NAME, error, quirk),
+            Ok((_, true)) => return yes(NAME, "sees it"),
+            Ok((said, false)) => said,
+        };
+        let what = format!("of a red square it said: {}", shown(&red));
+        // One wrong word may be an accident, and no word says nothing.
+        match self.names(BLUE, &["blue", "azure", "navy"]).await {
+            Ok((blue, false)) if !red.trim().is_empty() && !blue.trim().is_empty() => {
+                let what = format!("{what}; and of a blue one: {}", shown(&blue));
+                Capability { quirk, ..no(NAME, what) }
+            }
+            _ => unsure(NAME, what),
         }
     }
 
