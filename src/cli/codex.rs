@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     args::{CodexCommand, Which},
     finish,
-    local::{KEY_VARIABLE, Local},
+    gateway::local::{KEY_VARIABLE, Local},
     say,
     style::plain,
 };

@@ -5,7 +5,7 @@ use std::{borrow::Cow, process::ExitCode};
 use serde_json::Value;
 use url::form_urlencoded::byte_serialize;
 
-use super::{args::ExplainArgs, finish, local::Local, say, style::plain};
+use super::{args::ExplainArgs, finish, gateway::local::Local, say, style::plain};
 use crate::config::Home;
 
 /// Runs the command.

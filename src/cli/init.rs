@@ -17,7 +17,7 @@ use super::{
     EXIT_INTERRUPTED,
     args::{InitArgs, LoginArgs, ProviderFlags, Which},
     codex, finish,
-    local::Local,
+    gateway::local::Local,
     logged_out, login, network,
     provider_check::{self, Verdict},
     say,

@@ -20,25 +20,20 @@ mod codex;
 mod config;
 mod doctor;
 mod explain;
+mod gateway;
 mod init;
-mod instance;
-mod lifecycle;
-mod local;
 mod login;
-mod logs;
 mod models;
 mod provider;
 mod provider_check;
 mod reload;
-mod serve;
-mod status;
 mod style;
 mod usage;
 mod verify;
 
 use args::{Cli, Command, ConfigCommand, ProviderCommand};
 
-pub use serve::{Program, Running};
+pub use gateway::serve::{Program, Running};
 
 /// Exit code of a config that does not check (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
@@ -102,13 +97,13 @@ pub fn run() -> ExitCode {
 fn run_command() -> ExitCode {
     let home = Home::find();
     match Cli::parse().command {
-        Command::Serve(args) => serve::run(&args, &home),
-        Command::Start(args) => lifecycle::start(&args, &home),
-        Command::Stop(args) => lifecycle::stop(&args, &home),
-        Command::Restart(args) => lifecycle::restart(&args, &home),
-        Command::Open(args) => lifecycle::open(&args, &home),
-        Command::Status(args) => status::status(&args, &home),
-        Command::Logs(args) => logs::logs(&args, &home),
+        Command::Serve(args) => gateway::serve::run(&args, &home),
+        Command::Start(args) => gateway::start::start(&args, &home),
+        Command::Stop(args) => gateway::stop::stop(&args, &home),
+        Command::Restart(args) => gateway::restart::restart(&args, &home),
+        Command::Open(args) => gateway::start::open(&args, &home),
+        Command::Status(args) => gateway::status::status(&args, &home),
+        Command::Logs(args) => gateway::logs::logs(&args, &home),
         Command::Doctor(args) => doctor::doctor(&args, &home),
         Command::Explain(args) => explain::explain(&args, &home),
         Command::Verify(args) => verify::verify(&args, &home),

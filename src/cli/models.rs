@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::{args::ModelsArgs, finish, local::Local, say, style::plain};
+use super::{args::ModelsArgs, finish, gateway::local::Local, say, style::plain};
 use crate::config::Home;
 
 /// Prints what a running gateway offers.

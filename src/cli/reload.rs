@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{args::Which, local::Local, say};
+use super::{args::Which, gateway::local::Local, say};
 use crate::config::{ConfigProblem, Home};
 
 pub(super) fn run(which: &Which, home: &Home) -> ExitCode {

@@ -1,7 +1,7 @@
 //! Whether Codex is led here, and nowhere else.
 
 use super::Finding;
-use crate::{cli::instance, codex::Codex, config::Home};
+use crate::{cli::gateway::instance, codex::Codex, config::Home};
 
 const AREA: &str = "codex";
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Finding;
 use crate::{
-    cli::local::{Local, Place},
+    cli::gateway::local::{Local, Place},
     config::Home,
 };
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     args::DoctorArgs,
-    local::Place,
+    gateway::local::Place,
     say,
     style::{Mark, plain},
 };

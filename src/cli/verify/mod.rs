@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     args::VerifyArgs,
     finish,
-    local::{Local, Place},
+    gateway::local::{Local, Place},
     say,
     style::Mark,
 };

@@ -10,7 +10,7 @@ use super::{
     answer::{Answer, Trouble},
 };
 use crate::cli::{
-    local::Local,
+    gateway::local::Local,
     style::{Mark, plain},
 };
 

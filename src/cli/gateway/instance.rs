@@ -18,7 +18,7 @@ use crate::config::{self, Home};
 /// What a gateway says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Instance {
+pub(in crate::cli) struct Instance {
     /// Its process.
     pub pid: u32,
     /// Where it listens.
@@ -72,7 +72,7 @@ impl Instance {
 
 /// Held by a gateway while it runs. Dropping it takes the file away.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(in crate::cli) struct Held {
     path: PathBuf,
     lock: File,
 }
@@ -107,7 +107,7 @@ fn path(home: &Home, port: u16) -> PathBuf {
 /// # Errors
 ///
 /// When the file cannot be written, or another gateway holds it.
-pub(super) fn hold(instance: &Instance, home: &Home) -> io::Result<Held> {
+pub(in crate::cli) fn hold(instance: &Instance, home: &Home) -> io::Result<Held> {
     home.create()?;
     let dir = home.run();
     match DirBuilder::new().mode(0o700).create(&dir) {
@@ -133,7 +133,7 @@ fn written(instance: &Instance, path: &Path) -> io::Result<File> {
 }
 
 /// The gateways of a home that run, by port.
-pub(super) fn running(home: &Home) -> Vec<Instance> {
+pub(in crate::cli) fn running(home: &Home) -> Vec<Instance> {
     let entries = fs::read_dir(home.run()).into_iter().flatten().flatten();
     let files = entries.map(|entry| entry.path());
     let files = files.filter(|path| path.extension().is_some_and(|ending| ending == "json"));
@@ -143,7 +143,7 @@ pub(super) fn running(home: &Home) -> Vec<Instance> {
 }
 
 /// What this very gateway says of itself now, if it still runs.
-pub(super) fn now(instance: &Instance, home: &Home) -> Option<Instance> {
+pub(in crate::cli) fn now(instance: &Instance, home: &Home) -> Option<Instance> {
     alive(&path(home, instance.port())).filter(|now| now.pid == instance.pid)
 }
 

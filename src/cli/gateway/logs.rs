@@ -9,8 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{args::LogsArgs, finish};
-use crate::config::Home;
+use crate::{
+    cli::{args::LogsArgs, finish},
+    config::Home,
+};
 
 /// How often a log that is followed is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -18,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const BLOCK: u64 = 64 << 10;
 
 /// Runs the command.
-pub(super) fn logs(args: &LogsArgs, home: &Home) -> ExitCode {
+pub(in crate::cli) fn logs(args: &LogsArgs, home: &Home) -> ExitCode {
     finish(print(args, home))
 }
 

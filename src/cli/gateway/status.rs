@@ -6,13 +6,18 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    args::{StatusArgs, Which},
     instance::{self, Instance},
     local::{Local, Place},
-    say,
-    style::Mark,
 };
-use crate::{codex::Codex, config::Home};
+use crate::{
+    cli::{
+        args::{StatusArgs, Which},
+        say,
+        style::Mark,
+    },
+    codex::Codex,
+    config::Home,
+};
 
 /// Exit code of a status when nothing runs (as the Linux Standard Base has it for services).
 const EXIT_STOPPED: u8 = 3;
@@ -43,7 +48,7 @@ enum State {
 }
 
 /// Runs the command.
-pub(super) fn status(args: &StatusArgs, home: &Home) -> ExitCode {
+pub(in crate::cli) fn status(args: &StatusArgs, home: &Home) -> ExitCode {
     let gateways = gateways(home);
     let codex = Codex::find(home.path()).status().ok();
     let code = match gateways.as_slice() {

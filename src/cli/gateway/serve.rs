@@ -16,17 +16,13 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{
-    EXIT_CONFIG,
-    args::Serve,
-    instance::{self, Instance},
-    logged_out, network, say,
-};
+use super::instance::{self, Instance};
 use crate::{
     actors::{
         Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
         WatchSettings,
     },
+    cli::{EXIT_CONFIG, args::Serve, logged_out, network, say},
     config::{self, Config, DataKey, Home, Loaded, TelemetrySpec, WatchMode, process_env},
     credentials::{CapsuleKey, Vault},
     http::{self, Lifecycle, Listening, Shared},
@@ -44,7 +40,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What streams that are told to end have for their terminal event, before actix cuts them.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
-pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
+pub(in crate::cli) fn run(args: &Serve, home: &Home) -> ExitCode {
     if args.detached {
         // Fails for who leads its group already, who then has no terminal to lose.
         let _ = rustix::process::setsid();
@@ -106,7 +102,7 @@ pub(super) fn run(args: &Serve, home: &Home) -> ExitCode {
 /// # Errors
 ///
 /// When it may not, in words.
-pub(super) fn may_start(args: &Serve, home: &Home) -> Result<Loaded, String> {
+pub(in crate::cli) fn may_start(args: &Serve, home: &Home) -> Result<Loaded, String> {
     let path = args.config.clone().unwrap_or_else(|| home.config());
     let loaded = load(&path, args.config.is_some())?;
     let host = args.host.unwrap_or(loaded.config.listen.host);

@@ -9,12 +9,10 @@ use std::{
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
-use super::{
-    args::Which,
-    instance::{self, Instance},
-};
+use super::instance::{self, Instance};
 use crate::{
     adapters::{HeaderText, Method, WireRequest},
+    cli::args::Which,
     config::{
         self, ConfigFile, DEFAULT_PORT, DataKey, Home, KeySource, ProxyChoice, Reach, process_env,
     },
@@ -26,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_ANSWER: usize = 16 << 20;
 
 /// A gateway that has proved to be ours.
-pub(super) struct Local {
+pub(in crate::cli) struct Local {
     client: Upstream,
     /// Its address, without a path.
     pub base: String,
@@ -169,7 +167,7 @@ impl Local {
 
 /// Where a gateway is, or should be.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(in crate::cli) struct Place {
     /// For a client on this machine.
     pub address: SocketAddr,
     /// Its config as it is written, where it can be read. One that does not check still tells its port,
@@ -190,7 +188,7 @@ fn port(file: Option<&ConfigFile>) -> u16 {
 }
 
 /// The port that a config names.
-pub(super) fn written_port(config: &Path) -> u16 {
+pub(in crate::cli) fn written_port(config: &Path) -> u16 {
     port(read(config).as_ref())
 }
 
@@ -237,7 +235,7 @@ impl Place {
 }
 
 /// The variable that holds a key of callers.
-pub(super) const KEY_VARIABLE: &str = "OPENCODEX_API_AUTH_TOKEN";
+pub(in crate::cli) const KEY_VARIABLE: &str = "OPENCODEX_API_AUTH_TOKEN";
 
 /// A gateway of this machine, or of its network.
 fn local() -> Reach {

@@ -1,0 +1,25 @@
+//! The gateway as a process: run it, find it, start and stop it in the background, and look at it.
+
+use crate::{codex::Codex, config::Home};
+
+pub(in crate::cli) mod instance;
+pub(in crate::cli) mod local;
+pub(in crate::cli) mod logs;
+pub(in crate::cli) mod restart;
+pub(in crate::cli) mod serve;
+pub(in crate::cli) mod start;
+pub(in crate::cli) mod status;
+pub(in crate::cli) mod stop;
+
+use instance::Instance;
+
+fn stopping(one: &Instance) -> String {
+    let (base, pid) = (one.base(), one.pid);
+    format!("the gateway at {base} (process {pid}) is stopping: start again when it has ended")
+}
+
+/// Whether Codex asks this gateway.
+fn leads_codex(one: &Instance, home: &Home) -> bool {
+    let status = Codex::find(home.path()).status().ok().filter(|status| status.installed);
+    status.and_then(|status| status.base_url).is_some_and(|url| one.is_at(&url))
+}
