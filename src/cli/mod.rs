@@ -62,14 +62,13 @@ fn logged_out(provider: &ProviderSpec, vault: &Vault) -> Option<String> {
 /// are one write: who reads the first can read all of them.
 fn say(line: impl std::fmt::Display) {
     // Without colours, if it is no terminal.
-    match anstream::stdout().write_all(format!("{line}\n").as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            // What is done stays done; the exit code tells.
-            if !UNWRITTEN.swap(true, Ordering::Relaxed) {
-                eprintln!("ocx: the output cannot be written: {error}");
-            }
-        }
-        _ => {}
+    let written = anstream::stdout().write_all(format!("{line}\n").as_bytes());
+    let failed = written.err().filter(|error| error.kind() != ErrorKind::BrokenPipe);
+    if let Some(error) = failed
+        // What is done stays done; the exit code tells.
+        && !UNWRITTEN.swap(true, Ordering::Relaxed)
+    {
+        eprintln!("ocx: the output cannot be written: {error}");
     }
 }
 
