@@ -35,13 +35,13 @@ const MAX_NAME: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallIds {
     request: u128,
-    response: Vec<String>,
+    response: [Option<Box<str>>; MAX_NAMES],
 }
 
 impl CallIds {
     /// Of a new call.
     pub fn new(request: u128) -> Self {
-        Self { request, response: Vec::new() }
+        Self { request, response: Default::default() }
     }
 
     /// That of the call itself, `req_` and 32 hexadecimal digits: known before there is a response.
@@ -51,19 +51,23 @@ impl CallIds {
 
     /// Its response has this id, too.
     pub fn add(&mut self, response: &str) {
-        if self.response.len() < MAX_NAMES && response.len() <= MAX_NAME {
-            self.response.push(response.to_owned());
+        if let Some(free) = self.response.iter_mut().find(|name| name.is_none())
+            && response.len() <= MAX_NAME
+        {
+            *free = Some(response.into());
         }
     }
 
     fn are(&self, id: &str) -> bool {
-        self.response.iter().any(|known| known == id) || self.request() == id
+        self.response.iter().flatten().any(|known| **known == *id) || self.request() == id
     }
 }
 
 impl Serialize for CallIds {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq([self.request()].iter().chain(&self.response))
+        let request = self.request();
+        let response = self.response.iter().flatten().map(|name| &**name);
+        serializer.collect_seq([&*request].into_iter().chain(response))
     }
 }
 
@@ -218,6 +222,8 @@ impl Notes {
             self.left_out.set(self.left_out.get() + 1);
             return;
         }
+        // Most calls have one. What is kept of many is to be small.
+        steps.reserve_exact(1);
         // Callers may name any; what is kept is short, and mostly shared.
         let short = model.as_str().len() <= MAX_NAME;
         steps.push(Step {

@@ -2,7 +2,7 @@
 //! Several processes may share them.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -49,9 +49,12 @@ impl RollingFile {
     }
 
     fn try_append(&mut self, lines: &[u8]) -> io::Result<()> {
-        let size = self.newest()?.metadata()?.len();
-        let full = size > 0 && size + lines.len() as u64 > self.limit;
-        match if full { self.rotate() } else { Ok(()) } {
+        let limit = self.limit;
+        let (newest, size) = self.newest()?;
+        if size == 0 || size + lines.len() as u64 <= limit {
+            return newest.write_all(lines);
+        }
+        match self.rotate() {
             Ok(()) => self.grows = false,
             // Lines count more than their file's size. Said once: it may be our own log.
             Err(error) if !self.grows => {
@@ -61,17 +64,24 @@ impl RollingFile {
             }
             Err(_) => {}
         }
-        self.newest()?.write_all(lines)
+        self.newest()?.0.write_all(lines)
     }
 
-    /// The file that grows: another process may have begun a new one, or a person deleted it.
-    fn newest(&mut self) -> io::Result<&mut File> {
-        let there = fs::metadata(&self.files.path).ok().map(|there| (there.dev(), there.ino()));
-        let open = match self.open.take() {
-            Some(open) if Some(identity(&open)?) == there => open,
-            _ => self.files.begin()?,
+    /// The file that grows, and its size: another process may have begun a new one, or a person deleted it.
+    fn newest(&mut self) -> io::Result<(&mut File, u64)> {
+        let identity = |meta: &Metadata| (meta.dev(), meta.ino());
+        let there = fs::metadata(&self.files.path).ok();
+        let (open, meta) = match (self.open.take(), there) {
+            (Some(open), Some(there)) if identity(&open.metadata()?) == identity(&there) => {
+                (open, there)
+            }
+            _ => {
+                let begun = self.files.begin()?;
+                let meta = begun.metadata()?;
+                (begun, meta)
+            }
         };
-        Ok(self.open.insert(open))
+        Ok((self.open.insert(open), meta.len()))
     }
 
     /// Makes room: every file gets the next number, and the last one goes.
