@@ -23,7 +23,7 @@ use super::{
     say,
 };
 use crate::{
-    config::{self, Home, KeySource, ProviderSpec, SecretText, process_env},
+    config::{self, Home, KeySource, ProviderSpec, Readers, SecretText, process_env},
     credentials::Vault,
     registry::{self, AdapterKind, AuthMode, ProviderEntry},
 };
@@ -154,10 +154,8 @@ fn run(args: &InitArgs, person: Option<&Person>, home: &Home) -> Result<Next, St
         judge(spec, home, &network(&loaded.config)?)?;
     }
     // The provider took its time, and so may have a person: what is there now is changed.
-    config::edit(&path, |text| changed(text).map(|(text, _)| Some(text)))?;
-    if is_literal {
-        config::make_private(&path).map_err(|error| told(&error))?;
-    }
+    let readers = if is_literal { Readers::Owner } else { Readers::AsBefore };
+    config::edit(&path, readers, |text| changed(text).map(|(text, _)| Some(text)))?;
     say(format_args!("Saved `{name}` in {}.", path.display()));
     if spec.auth == AuthMode::OAuth {
         return Ok(Next::LogIn(name.to_owned()));

@@ -77,7 +77,9 @@ fn finish(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("ocx: {message}");
+            // Upstreams have their say in it.
+            let lines: Vec<_> = message.lines().map(style::plain).collect();
+            eprintln!("ocx: {}", lines.join("\n"));
             ExitCode::FAILURE
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{finish, say};
 use crate::{
-    config::{self, Config, Home, Loaded, ProviderSpec, process_env},
+    config::{self, Config, Home, Loaded, ProviderSpec, Readers, process_env},
     credentials::Vault,
     registry::{self, AuthMode, ProviderEntry},
 };
@@ -70,7 +70,7 @@ pub(super) fn remove(provider: &str, home: &Home) -> ExitCode {
 
 fn take_out(provider: &str, home: &Home) -> Result<(), String> {
     let path = home.config();
-    let changed = config::edit(&path, |text| {
+    let changed = config::edit(&path, Readers::AsBefore, |text| {
         let before = config::check(text.as_bytes(), &path, &process_env).map(drop);
         let text = config::without_provider(text, provider).map_err(|error| error.to_string())?;
         let text =

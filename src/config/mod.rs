@@ -19,7 +19,7 @@ pub use load::{ConfigProblem, ConfigProblems, Loaded, MAX_FILE, check, check_fil
 pub use paths::Home;
 pub use reach::{ProxyChoice, Reach, is_loopback};
 pub use save::{
-    add_provider, current, edit, make_private, with_provider, with_provider_field, without_provider,
+    Readers, add_provider, current, edit, with_provider, with_provider_field, without_provider,
 };
 pub use secret::{Env, KeySource, SecretText, process_env};
 pub use spec::{

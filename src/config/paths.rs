@@ -113,7 +113,7 @@ fn read_secret(path: &Path) -> io::Result<Option<String>> {
 }
 
 /// Takes away whatever a mode grants beyond `mode`.
-pub(super) fn tighten(path: &Path, mode: u32) -> io::Result<()> {
+fn tighten(path: &Path, mode: u32) -> io::Result<()> {
     let current = fs::metadata(path)?.permissions().mode() & 0o777;
     if current & !mode != 0 {
         fs::set_permissions(path, fs::Permissions::from_mode(current & mode))?;

@@ -10,11 +10,19 @@ use std::{
 use serde_json::value::RawValue;
 use tempfile::NamedTempFile;
 
-use super::paths::tighten;
 use crate::wire::json::RawObject;
 
 /// How often a change that somebody else makes at the same time is met before we give up.
 const MAX_TRIES: usize = 5;
+
+/// Who may read a config file that was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Those who might before; of a new file its owner.
+    AsBefore,
+    /// Its owner alone: it holds a key now.
+    Owner,
+}
 
 /// Changes a config file: `change` gets its text, and gives what it should be, or nothing to leave it.
 /// Commands do so one after the other, and what an editor saves meanwhile is changed, not replaced.
@@ -25,6 +33,7 @@ const MAX_TRIES: usize = 5;
 /// When `change` fails, or the file cannot be read or written; in words.
 pub fn edit(
     path: &Path,
+    readers: Readers,
     mut change: impl FnMut(&str) -> Result<Option<String>, String>,
 ) -> Result<bool, String> {
     let told = |error: io::Error| format!("{}: {error}", path.display());
@@ -46,7 +55,7 @@ pub fn edit(
             None => ("", whole),
         };
         let Some(after) = change(rest)? else { return Ok(false) };
-        let written = prepared(path, dir, &format!("{mark}{after}")).map_err(told)?;
+        let written = prepared(path, dir, readers, &format!("{mark}{after}")).map_err(told)?;
         if text(path).map_err(told)? == before {
             written.persist(path).map_err(|error| told(error.error))?;
             return Ok(true);
@@ -84,12 +93,14 @@ fn text(path: &Path) -> io::Result<Option<String>> {
 }
 
 /// A file beside another, to replace it whole: old or new, never a half. A new one is private.
-fn prepared(path: &Path, dir: &Path, text: &str) -> io::Result<NamedTempFile> {
+fn prepared(path: &Path, dir: &Path, readers: Readers, text: &str) -> io::Result<NamedTempFile> {
     let mut file = tempfile::Builder::new().prefix(".config-").tempfile_in(dir)?;
     file.write_all(text.as_bytes())?;
     if let Ok(meta) = fs::metadata(path) {
         // A file of its own begins private, as one that may hold keys should.
-        file.as_file().set_permissions(fs::Permissions::from_mode(meta.permissions().mode()))?;
+        let mode = meta.permissions().mode();
+        let mode = if readers == Readers::Owner { mode & 0o600 } else { mode };
+        file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
     }
     file.as_file().sync_data()?;
     Ok(file)
@@ -102,7 +113,9 @@ fn prepared(path: &Path, dir: &Path, text: &str) -> io::Result<NamedTempFile> {
 ///
 /// When the file is there and is no config, or cannot be written; in words.
 pub fn add_provider(path: &Path, id: &str) -> Result<bool, String> {
-    edit(path, |text| with_provider(text, id, "{}").map_err(|error| error.to_string()))
+    edit(path, Readers::AsBefore, |text| {
+        with_provider(text, id, "{}").map_err(|error| error.to_string())
+    })
 }
 
 /// The text of a config file with a provider of these fields (a JSON object); nothing if there is one of
@@ -236,15 +249,6 @@ fn layout(text: &str, inside: &str) -> (String, &'static str) {
     (format!("{end}{outer}{indent}"), "")
 }
 
-/// Takes away whatever others than its owner may do with a file: it holds a key now.
-///
-/// # Errors
-///
-/// When its mode cannot be changed.
-pub fn make_private(path: &Path) -> io::Result<()> {
-    tighten(path, 0o600)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,7 +334,7 @@ mod tests {
         assert!((0..8).all(|n| text.contains(&format!("\"p{n}\""))), "{text}");
         // Somebody saves between our look and our write.
         let mut looked = 0;
-        let changed = edit(&path, |text| {
+        let changed = edit(&path, Readers::AsBefore, |text| {
             looked += 1;
             if looked == 1 {
                 fs::write(&path, "{\"port\": 7}").unwrap();
@@ -356,8 +360,10 @@ mod tests {
         assert!(add_provider(&path, "xai").unwrap());
         assert!(!add_provider(&path, "xai").unwrap());
         assert_eq!(mode(), 0o640);
-        make_private(&path).unwrap();
-        assert_eq!(mode(), 0o600);
+        let keyed = edit(&path, Readers::Owner, |text| {
+            with_provider(text, "keyed", "{}").map_err(|error| error.to_string())
+        });
+        assert_eq!((keyed, mode()), (Ok(true), 0o600));
         let home = fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777;
         assert_eq!(home, 0o700);
         let (dangling, behind) = (dir.path().join("dangling.json"), dir.path().join("behind.json"));

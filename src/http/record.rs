@@ -38,7 +38,7 @@ pub struct CallRecord {
     model_label: Arc<str>,
     stream: bool,
     /// When the body was read, from when on time is ours.
-    read: Instant,
+    read: Option<Instant>,
     first_token: Option<Duration>,
     usage: Option<Usage>,
     losses: Losses,
@@ -78,7 +78,7 @@ impl CallRecord {
             provider: None,
             model: String::new(),
             model_label: NO_MODEL.into(),
-            read: Instant::now(),
+            read: None,
             stream: false,
             first_token: None,
             usage: None,
@@ -133,12 +133,12 @@ impl CallRecord {
 
     /// The caller's part is done: its body is here.
     pub fn read(&mut self) {
-        self.read = Instant::now();
+        self.read = Some(Instant::now());
     }
 
     /// When that was.
     pub fn read_at(&self) -> Instant {
-        self.read
+        self.read.unwrap_or(self.started)
     }
 
     /// The call goes to this provider.
@@ -374,7 +374,10 @@ impl CallRecord {
             termination: self.termination.filter(|_| self.stream),
             error: self.error.take(),
             stream: self.stream,
-            body_ms: millis(self.read.saturating_duration_since(self.started)),
+            // One that never came whole was waited for till the end.
+            body_ms: self
+                .read
+                .map_or(millis(took), |read| millis(read.saturating_duration_since(self.started))),
             first_token_ms: self.first_token.map(millis),
             duration_ms: millis(took),
             usage: self.usage.map(Into::into),

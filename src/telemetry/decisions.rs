@@ -268,8 +268,14 @@ impl Notes {
         }
     }
 
-    /// Takes all of it.
+    /// Takes all of it. A try without a result took till now.
     pub fn taken(&self) -> Noted {
+        let now = millis(self.began.elapsed());
+        self.last(|step| {
+            if step.result.is_empty() {
+                step.took_ms = now.saturating_sub(step.after_ms);
+            }
+        });
         Noted {
             asked: self.asked.take(),
             rule: self.rule.take(),
@@ -286,12 +292,16 @@ pub struct Decisions(Vec<Mutex<VecDeque<Decision>>>);
 
 impl Default for Decisions {
     fn default() -> Self {
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        Self((0..threads).map(|_| Mutex::default()).collect())
+        Self::of(thread::available_parallelism().map_or(1, NonZero::get))
     }
 }
 
 impl Decisions {
+    /// Of so many workers.
+    pub fn of(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| Mutex::default()).collect())
+    }
+
     /// Remembers a call, on the thread that answered it.
     pub fn keep(&self, decision: Decision) {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -391,6 +401,15 @@ mod tests {
         assert_eq!(steps[0].result.chars().count(), MAX_TEXT);
         assert!(steps[1].model.as_str().len() < 300);
         assert_eq!((last[0].asked.as_str(), last[0].rule), ("best", "a rule"));
+    }
+
+    #[test]
+    fn a_try_that_was_left_took_till_then() {
+        let notes = Notes::default();
+        notes.tries(&"p".into(), &"m".into());
+        thread::sleep(Duration::from_millis(20));
+        let step = &notes.taken().steps[0];
+        assert!(step.took_ms >= 20 && step.result.is_empty(), "{step:?}");
     }
 
     #[test]

@@ -151,6 +151,19 @@ fn fault_04_a_variable_that_is_not_set() {
 }
 
 #[test]
+fn a_variable_that_only_the_gateway_has_is_no_fault() {
+    let config = one("mine", "http://127.0.0.1:9", json!({"apiKey": "${OCX_TEST_SOMEWHERE}"}));
+    let patient = Patient::new("elsewhere", &config);
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_ocx"));
+    serve.env("OCX_TEST_SOMEWHERE", "sk-planted-key");
+    let _ocx = Ocx::serve_by(&patient.home, &config, serve);
+    let (code, findings) = patient.examined();
+    let mine = findings.iter().find(|finding| finding["area"] == "mine").unwrap();
+    assert_eq!((code, &mine["state"]), (0, &json!("doubt")), "{findings:#?}");
+    assert!(mine["what"].as_str().unwrap().contains("the gateway that runs has it"), "{mine}");
+}
+
+#[test]
 fn fault_05_a_key_that_is_refused() {
     let upstream = answers(401, &[]);
     let patient = Patient::new("refused", &one("mine", &upstream.base_url(), json!({})));

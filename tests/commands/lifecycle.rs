@@ -286,6 +286,11 @@ fn output_that_cannot_be_written_is_a_failure() {
     let out = house.command(&["provider", "list", "--json"]).stdout(full).output().unwrap();
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out).contains("cannot be written"), "{}", text(&out));
+    assert!(house.run(&["start"]).status.success());
+    house.ask(false).read_to_string(&mut String::new()).unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let out = house.command(&["logs"]).stdout(full).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out));
 }
 
 #[test]
@@ -315,6 +320,16 @@ fn a_restart_keeps_port_and_flags_and_refuses_what_would_not_start() {
     assert!(out.status.success(), "{}", text(&out));
     let address = house.status().1["gateways"][0]["address"].clone();
     assert_eq!(address, format!("127.0.0.1:{}", moved["port"]), "not {old}");
+    // One that somebody else has is no reason to end what runs.
+    let runs = house.pid();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut to_taken = moved.clone();
+    to_taken["port"] = json!(taken.local_addr().unwrap().port());
+    fs::write(house.home.join("config.json"), to_taken.to_string()).unwrap();
+    let refused = house.run(&["restart"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("what runs goes on"), "{}", text(&refused));
+    assert_eq!(house.pid(), runs);
     let out = house.run(&["logs", "-n", "1", "--port", &moved["port"].to_string()]);
     assert!(out.status.success(), "{}", text(&out));
     moved["port"] = json!(old);

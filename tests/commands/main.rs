@@ -11,11 +11,22 @@ mod lifecycle;
 mod providers;
 mod verify;
 
-use std::process::Output;
+use std::{
+    process::Output,
+    sync::atomic::{AtomicU16, Ordering::SeqCst},
+};
 
-/// A port that nobody has right now.
+/// A port that nobody has, and that the system gives to nobody who does not ask for it: ports of its own
+/// choice, which other tests' connections have, are higher.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let port = 20_000 + (first + NEXT.fetch_add(1, SeqCst)) % 10_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// All that a command said.

@@ -1,12 +1,16 @@
 //! Whether Codex is led here, and nowhere else.
 
 use super::Finding;
-use crate::{cli::gateway::instance, codex::Codex, config::Home};
+use crate::{
+    cli::gateway::{instance, local::Place},
+    codex::Codex,
+    config::Home,
+};
 
 const AREA: &str = "codex";
 
-/// Looks at it.
-pub(super) fn examine(home: &Home) -> Vec<Finding> {
+/// Looks at it; `proven` is where a gateway of ours answers.
+pub(super) fn examine(proven: Option<&Place>, home: &Home) -> Vec<Finding> {
     let codex = Codex::find(home.path());
     let status = match codex.status() {
         Ok(status) => status,
@@ -31,7 +35,8 @@ pub(super) fn examine(home: &Home) -> Vec<Finding> {
     let base = status.base_url.unwrap_or_default();
     let mut findings = Vec::new();
     let running = instance::running(home);
-    if !running.iter().any(|one| one.is_at(&base)) {
+    let answers = proven.is_some_and(|place| base == format!("http://{}/v1", place.address));
+    if !answers && !running.iter().any(|one| one.is_at(&base)) {
         findings.push(Finding::bad(
             AREA,
             format_args!("Codex asks {base}, where no gateway of this home runs"),

@@ -12,24 +12,31 @@ use crate::{
 
 const AREA: &str = "gateway";
 
-/// Looks at it.
-pub(super) fn examine(place: &Place, home: &Home) -> Vec<Finding> {
-    let address = place.address;
+/// Looks at it. If it runs, also what it says of itself.
+pub(super) fn examine(place: &Place, home: &Home) -> (Vec<Finding>, Option<Value>) {
     let find = async { Local::at(place.clone(), home).await?.look("/api/status").await };
     match actix_web::rt::System::new().block_on(find) {
-        Ok(status) => running(&status, place),
-        Err(_) if place.instance.as_ref().is_some_and(|one| one.stopping) => {
+        Ok(status) => (running(&status, place), Some(status)),
+        Err(message) => (silent(place, &message), None),
+    }
+}
+
+/// Why nobody answers.
+fn silent(place: &Place, message: &str) -> Vec<Finding> {
+    let address = place.address;
+    match &place.instance {
+        Some(one) if one.stopping => {
             let what = "it is stopping, and lets its streams end";
             vec![Finding::doubt(AREA, what, "`ocx start` when it has ended")]
         }
-        Err(message) if place.instance.is_some() => {
+        Some(_) => {
             vec![Finding::bad(
                 AREA,
                 message,
                 "`ocx logs` says what it does; `ocx restart --now` may help",
             )]
         }
-        Err(message) => match TcpListener::bind(address) {
+        None => match TcpListener::bind(address) {
             Ok(_) => vec![Finding::doubt(AREA, "none of this home runs", "`ocx start` starts one")],
             Err(error) if error.kind() == ErrorKind::AddrInUse => vec![Finding::bad(
                 AREA,

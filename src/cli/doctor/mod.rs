@@ -98,8 +98,9 @@ fn examine(args: &DoctorArgs, home: &Home) -> Vec<Finding> {
     let written = loaded.as_ref().map(|loaded| &loaded.file);
     findings.extend(files::private(&place.config, written, &vault, home));
     findings.extend(files::usable(&vault, home));
-    findings.extend(gateway::examine(&place, home));
-    findings.extend(codex::examine(home));
+    let (of_gateway, running) = gateway::examine(&place, home);
+    findings.extend(of_gateway);
+    findings.extend(codex::examine(running.is_some().then_some(&place), home));
     // Of a file that does not check nobody knows what it says of providers.
     let Some(Loaded { config, .. }) = loaded else { return findings };
     let network = super::network(&config);
@@ -112,7 +113,7 @@ fn examine(args: &DoctorArgs, home: &Home) -> Vec<Finding> {
     }
     if let (Ok(network), false) = (network, args.offline) {
         waits(config.providers.len());
-        findings.extend(providers::examine(&config, home, &network));
+        findings.extend(providers::examine(&config, running.as_ref(), home, &network));
     }
     findings
 }

@@ -1,6 +1,7 @@
 //! Each provider: whether it has what it needs, is reached, and takes what it is sent.
 
 use futures_util::future::join_all;
+use serde_json::Value;
 
 use super::Finding;
 use crate::{
@@ -18,11 +19,16 @@ use crate::{
 const MAX_SKEW: i64 = 60;
 
 /// Asks all that are in service, at once.
-pub(super) fn examine(config: &Config, home: &Home, network: &Network) -> Vec<Finding> {
+pub(super) fn examine(
+    config: &Config,
+    running: Option<&Value>,
+    home: &Home,
+    network: &Network,
+) -> Vec<Finding> {
     let vault = Vault::new(home.path());
     let (mut findings, mut asked) = (Vec::new(), Vec::new());
     for spec in config.providers.values().filter(|spec| !spec.disabled) {
-        match lacks(spec, &vault) {
+        match lacks(spec, is_ready(running, spec.id.as_str()), &vault) {
             Some(finding) => findings.push(finding),
             None => asked.push(spec),
         }
@@ -61,7 +67,14 @@ fn clock(ahead: &[i64]) -> Option<Finding> {
     ))
 }
 
-fn lacks(spec: &ProviderSpec, vault: &Vault) -> Option<Finding> {
+/// Whether a gateway that runs has all that it needs of a provider.
+fn is_ready(running: Option<&Value>, id: &str) -> bool {
+    let providers = running.and_then(|status| status["providers"].as_array());
+    let own = providers.into_iter().flatten().find(|provider| provider["id"] == id);
+    own.is_some_and(|provider| provider["state"] == "ready")
+}
+
+fn lacks(spec: &ProviderSpec, ready: bool, vault: &Vault) -> Option<Finding> {
     let id = spec.id.as_str();
     if spec.auth == AuthMode::Forward {
         return Some(Finding::good(id, "takes the ChatGPT login of its callers"));
@@ -70,6 +83,10 @@ fn lacks(spec: &ProviderSpec, vault: &Vault) -> Option<Finding> {
         return Some(Finding::bad(id, "nobody is logged in to an account of it", login));
     }
     let what = spec.lacks(&process_env)?;
+    if ready {
+        let what = format!("not asked: here {what}, but the gateway that runs has it");
+        return Some(Finding::doubt(id, what, "run this where the gateway has its variables from"));
+    }
     let page = registry::find(id).and_then(|entry| entry.key_page.as_deref());
     let todo = match page {
         Some(page) => {

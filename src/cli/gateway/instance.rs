@@ -60,7 +60,8 @@ impl Instance {
             Some(Host::Domain("localhost")) => Some(Ipv4Addr::LOCALHOST.into()),
             _ => None,
         };
-        let here = |ip: IpAddr| ip.is_loopback() || ip == self.address.ip();
+        let own = self.address.ip();
+        let here = |ip: IpAddr| ip.is_loopback() || ip == own || own.is_unspecified();
         host.is_some_and(here) && url.port_or_known_default() == Some(self.port())
     }
 

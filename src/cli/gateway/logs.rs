@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::instance;
 use crate::{
     cli::{args::LogsArgs, finish},
     config::Home,
@@ -30,11 +31,15 @@ fn print(args: &LogsArgs, home: &Home) -> Result<(), String> {
     let mut file = File::open(&path).map_err(told)?;
     let start = tail(&mut file, args.lines).map_err(told)?;
     file.seek(SeekFrom::Start(start)).map_err(told)?;
-    // A reader that has gone wants no more.
-    if io::copy(&mut file, &mut io::stdout()).is_err() {
-        return Ok(());
+    let printed = match args.follow {
+        true => follow(&path, file),
+        false => io::copy(&mut file, &mut io::stdout()).map(drop),
+    };
+    match printed {
+        // A reader that has gone wants no more.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.map_err(told),
     }
-    if args.follow { follow(&path, file).map_err(told) } else { Ok(()) }
 }
 
 fn chosen(port: Option<u16>, home: &Home) -> Result<PathBuf, String> {
@@ -45,6 +50,10 @@ fn chosen(port: Option<u16>, home: &Home) -> Result<PathBuf, String> {
         let none =
             || format!("{} is not there; without `--port` the newest log is taken", path.display());
         return if path.exists() { Ok(path.clone()) } else { Err(none()) };
+    }
+    let running = instance::running(home).into_iter().filter_map(|one| one.log);
+    if let [only] = running.collect::<Vec<_>>().as_slice() {
+        return Ok(only.clone());
     }
     let files = fs::read_dir(&logs).into_iter().flatten().flatten().map(|entry| entry.path());
     let files = files.filter(|path| path.extension().is_some_and(|ending| ending == "log"));
@@ -75,16 +84,14 @@ fn tail(file: &mut File, lines: usize) -> io::Result<u64> {
 
 fn follow(path: &Path, mut file: File) -> io::Result<()> {
     loop {
-        std::thread::sleep(LOOK_EVERY);
         let there = fs::metadata(path).ok();
         let same = file.metadata()?.ino();
-        if io::copy(&mut file, &mut io::stdout()).and_then(|_| io::stdout().flush()).is_err() {
-            return Ok(());
-        }
+        io::copy(&mut file, &mut io::stdout()).and_then(|_| io::stdout().flush())?;
         // The next file began.
         if there.is_some_and(|there| there.ino() != same) {
             file = File::open(path)?;
         }
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 

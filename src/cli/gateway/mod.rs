@@ -23,3 +23,14 @@ fn leads_codex(one: &Instance, home: &Home) -> bool {
     let status = Codex::find(home.path()).status().ok().filter(|status| status.installed);
     status.and_then(|status| status.base_url).is_some_and(|url| one.is_at(&url))
 }
+
+/// Why there is no gateway on a port, or none at all.
+fn none_on(port: Option<u16>, running: &[Instance]) -> String {
+    let ports: Vec<_> = running.iter().map(|one| one.port().to_string()).collect();
+    match port {
+        Some(port) if !ports.is_empty() => {
+            format!("none of this home runs on port {port}, but on {}", ports.join(", "))
+        }
+        _ => "no gateway of this home runs; `ocx start` starts one".to_owned(),
+    }
+}

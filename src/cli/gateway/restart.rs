@@ -1,15 +1,18 @@
 //! `ocx restart`.
 
-use std::process::ExitCode;
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::ExitCode,
+};
 
 use super::{
-    instance, leads_codex, serve,
+    instance, leads_codex, none_on, serve,
     start::{Launched, launch, parsed, tell_codex},
-    stop::{end, none_on},
+    stop::end,
 };
 use crate::{
     cli::{EXIT_CONFIG, args::RestartArgs, finish},
-    config::Home,
+    config::{Home, Listen},
 };
 
 /// `ocx restart`.
@@ -18,7 +21,7 @@ pub(in crate::cli) fn restart(args: &RestartArgs, home: &Home) -> ExitCode {
     let chosen = running.iter().filter(|one| args.port.is_none_or(|port| one.port() == port));
     let chosen: Vec<_> = chosen.collect();
     let one = match chosen.as_slice() {
-        [] => return finish(Err(none_on(args.port.unwrap_or_default(), &running))),
+        [] => return finish(Err(none_on(args.port, &running))),
         [one] => one,
         [..] => {
             return finish(Err("several gateways run: say which with `--port N`".to_owned()));
@@ -31,10 +34,24 @@ pub(in crate::cli) fn restart(args: &RestartArgs, home: &Home) -> ExitCode {
         )));
     }
     // What would not start again goes on running.
-    let checked = parsed(&one.args).and_then(|serve| serve::may_start(&serve, home));
-    if let Err(message) = checked {
-        eprintln!("{message}\nocx: not restarted; what runs goes on");
-        return ExitCode::from(EXIT_CONFIG);
+    let checked = parsed(&one.args).and_then(|serve| {
+        let loaded = serve::may_start(&serve, home)?;
+        let Listen { host, port, .. } = loaded.config.listen;
+        Ok(SocketAddr::new(serve.host.unwrap_or(host), serve.port.unwrap_or(port)))
+    });
+    let address = match checked {
+        Ok(address) => address,
+        Err(message) => {
+            eprintln!("{message}\nocx: not restarted; what runs goes on");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if address.port() != one.port()
+        && let Err(error) = TcpListener::bind(address)
+    {
+        return finish(Err(format!(
+            "{address} cannot be had: {error}; not restarted, what runs goes on"
+        )));
     }
     let leads_codex = leads_codex(one, home);
     if let Err(message) = end(one, args.now, home) {

@@ -23,10 +23,10 @@ use crate::{
         WatchSettings,
     },
     cli::{EXIT_CONFIG, args::Serve, logged_out, network, say},
-    config::{self, Config, DataKey, Home, Loaded, TelemetrySpec, WatchMode, process_env},
+    config::{self, Config, DataKey, Home, Loaded, WatchMode, process_env},
     credentials::{CapsuleKey, Vault},
     http::{self, Lifecycle, Listening, Shared},
-    telemetry::{Ledger, Metrics, Telemetry, Tracer, logging},
+    telemetry::{Decisions, Ledger, Metrics, Telemetry, Tracer, logging},
 };
 
 /// What refreshes of tokens have at the end: two calls to a server, and the disk.
@@ -266,7 +266,7 @@ impl Program {
         };
         let cell =
             ProviderSupervisor::first_snapshot(&start).await.map_err(|error| error.to_string())?;
-        let telemetry = Arc::new(telemetry(&config.telemetry, self.usage, &metrics)?);
+        let telemetry = Arc::new(telemetry(&config, self.usage, &metrics)?);
         let digest = self.loaded.digest;
         let watcher = supervise(start, &cell, self.path, self.watch, digest, &metrics);
         let shared = Arc::new(Shared {
@@ -294,11 +294,8 @@ impl Program {
 /// # Errors
 ///
 /// When traces cannot be sent at all, in words.
-fn telemetry(
-    spec: &TelemetrySpec,
-    usage: PathBuf,
-    metrics: &Arc<Metrics>,
-) -> Result<Telemetry, String> {
+fn telemetry(config: &Config, usage: PathBuf, metrics: &Arc<Metrics>) -> Result<Telemetry, String> {
+    let spec = &config.telemetry;
     let errors = metrics.ledger_errors.clone();
     let ledger = match spec.ledger_bytes {
         Some(max_bytes) => Ledger::open(usage, max_bytes, errors),
@@ -308,7 +305,8 @@ fn telemetry(
     let tracer =
         tracer.map(|collector| Tracer::start(collector, metrics.trace_errors.clone())).transpose();
     let tracer = tracer.map_err(|error| format!("telemetry.otlp: {error}"))?;
-    Ok(Telemetry { ledger, tracer, ..Telemetry::of(Arc::clone(metrics)) })
+    let decisions = Decisions::of(config.listen.workers);
+    Ok(Telemetry { ledger, tracer, decisions, ..Telemetry::of(Arc::clone(metrics)) })
 }
 
 /// Starts the actors of this thread, each behind a guardian.

@@ -156,7 +156,9 @@ fn answers(mut child: Child, home: &Home) -> Result<Launched, String> {
     let system = actix_web::rt::System::new();
     while started.elapsed() < START_TIMEOUT {
         if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
-            let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            // One that ended well did not come up either.
+            let code = code.filter(|code| *code != 0).unwrap_or(1);
             return Ok(Launched::Ended(ExitCode::from(code)));
         }
         let one = instance::running(home).into_iter().find(|one| one.pid == child.id());

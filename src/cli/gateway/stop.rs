@@ -13,7 +13,10 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
-use super::instance::{self, Instance};
+use super::{
+    instance::{self, Instance},
+    none_on,
+};
 use crate::{
     cli::{args::StopArgs, finish, say},
     codex::Codex,
@@ -48,20 +51,12 @@ pub(in crate::cli) fn stop(args: &StopArgs, home: &Home) -> ExitCode {
         }
     }
     match (ended.is_empty() && failed.is_empty(), args.port) {
-        (true, Some(port)) => return finish(Err(none_on(port, &running))),
+        (true, Some(_)) => return finish(Err(none_on(args.port, &running))),
         (true, None) => say("No gateway of this home runs."),
         (false, _) => {}
     }
     let left = if args.keep_codex { Ok(()) } else { leave_codex(&ended, home) };
     finish(if failed.is_empty() { left } else { Err(failed.join("\n")) })
-}
-
-pub(super) fn none_on(port: u16, running: &[Instance]) -> String {
-    let ports: Vec<_> = running.iter().map(|one| one.port().to_string()).collect();
-    match ports.is_empty() {
-        true => "no gateway of this home runs; `ocx start` starts one".to_owned(),
-        false => format!("none of this home runs on port {port}, but on {}", ports.join(", ")),
-    }
 }
 
 /// Brings Codex's own files back, if it was led to a gateway that ended, or to one of this home that

@@ -13,7 +13,7 @@ use super::{
     style::Mark,
 };
 use crate::{
-    config::{self, Home, Loaded, ProviderSpec, process_env},
+    config::{self, Home, Loaded, ProviderSpec, Readers, process_env},
     registry::{self, Quirks},
 };
 
@@ -150,7 +150,7 @@ fn write(
     model: &str,
     capabilities: &[Capability],
 ) -> Result<(), String> {
-    config::edit(path, |text| {
+    config::edit(path, Readers::AsBefore, |text| {
         let spec = |text: &str| {
             let loaded = config::check(text.as_bytes(), path, &process_env);
             let loaded = loaded.map_err(|problems| problems.to_string())?;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use actix_rt::time::{sleep, timeout};
 use serde_json::{Value, json};
+use url::form_urlencoded::byte_serialize;
 
 use super::{
     Capability, NO_VISION,
@@ -304,7 +305,7 @@ impl Subject<'_> {
             // Some take an effort, and show nothing of what they think.
             Err(error) if error.refuses => {
                 match self.ask(question, json!({"reasoning": {"effort": "high"}})).await {
-                    Err(error) => return failed(NAME, error, Some("noReasoningModels")),
+                    Err(error) => return self.lower_effort(question, error).await,
                     Ok(answer) => (answer, false),
                 }
             }
@@ -322,6 +323,21 @@ impl Subject<'_> {
         }
     }
 
+    /// High effort was refused: only who refuses a low one, too, takes none.
+    async fn lower_effort(&self, question: &str, error: Trouble) -> Capability {
+        const NAME: &str = "reasoning";
+        if !error.refuses {
+            return failed(NAME, error, None);
+        }
+        match self.ask(question, json!({"reasoning": {"effort": "low"}})).await {
+            Err(again) if again.refuses => failed(NAME, error, Some("noReasoningModels")),
+            _ => unsure(
+                NAME,
+                format!("not with high effort (`modelReasoningEfforts`): {}", error.message),
+            ),
+        }
+    }
+
     async fn json_schema(&self) -> Capability {
         const NAME: &str = "JSON schema";
         let schema = json!({"type": "object", "properties": {"sum": {"type": "integer"}},
@@ -329,7 +345,8 @@ impl Subject<'_> {
         let format =
             json!({"type": "json_schema", "name": "sum", "strict": true, "schema": schema});
         match self.ask("What is 2 + 3?", json!({"text": {"format": format}})).await {
-            Err(error) => failed(NAME, error, Some("noResponseFormatModels")),
+            Err(error) if error.refuses => self.json_at_all(error).await,
+            Err(error) => failed(NAME, error, None),
             Ok(answer) => {
                 let said = answer.text();
                 let value: Value = serde_json::from_str(said.trim()).unwrap_or_default();
@@ -338,6 +355,16 @@ impl Subject<'_> {
                     _ => no(NAME, format!("it said: {}", shown(&said))),
                 }
             }
+        }
+    }
+
+    /// A schema was refused: only who refuses to write JSON, too, takes no format.
+    async fn json_at_all(&self, error: Trouble) -> Capability {
+        const NAME: &str = "JSON schema";
+        let more = json!({"text": {"format": {"type": "json_object"}}});
+        match self.ask("What is 2 + 3? Answer as JSON, as {\"sum\": …}.", more).await {
+            Err(again) if again.refuses => failed(NAME, error, Some("noResponseFormatModels")),
+            _ => no(NAME, format!("JSON, but not by a schema: {}", error.message)),
         }
     }
 
@@ -363,9 +390,10 @@ impl Subject<'_> {
         if answer.ends > 0 {
             return unsure(NAME, "its answer was over before it could be left");
         }
+        let escaped: String = byte_serialize(id.as_bytes()).collect();
         let left = Instant::now();
         while left.elapsed() < CANCEL_WITHIN {
-            if let Ok(call) = self.local.look(&format!("/api/decisions?id={id}")).await {
+            if let Ok(call) = self.local.look(&format!("/api/decisions?id={escaped}")).await {
                 let took = left.elapsed().as_millis();
                 return match call["outcome"].as_str() {
                     Some("client_cancelled") => {
@@ -376,7 +404,7 @@ impl Subject<'_> {
             }
             sleep(LOOK_EVERY).await;
         }
-        no(NAME, format!("the provider still answers after {} s", CANCEL_WITHIN.as_secs()))
+        unsure(NAME, format!("within {} s the gateway did not say so", CANCEL_WITHIN.as_secs()))
     }
 }
 
