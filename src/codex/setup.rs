@@ -73,6 +73,8 @@ pub struct Status {
     pub installed: bool,
     /// Whether there is something that `ocx restore` would undo.
     pub restorable: bool,
+    /// Whether its config lets it bring its ChatGPT login.
+    pub login: bool,
     /// Whether this home of ocx is what keeps Codex's own files.
     pub recorded: bool,
     /// Models in our catalogue.
@@ -402,6 +404,8 @@ impl Codex {
             installed: doc.get("model_provider").and_then(|it| it.as_str())
                 == Some(wiring::PROVIDER)
                 && ours.is_some(),
+            login: ours.and_then(|ours| ours.get("requires_openai_auth"))
+                == Some(&toml::Value::Boolean(true)),
             recorded: self.record()?.is_some(),
             restorable: self.record()?.is_some() || self.is_in(&text).unwrap_or(false),
             models: rows(&catalog).len(),

@@ -251,6 +251,8 @@ fn layout(text: &str, inside: &str) -> (String, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -379,5 +381,42 @@ mod tests {
         assert!(add_provider(&link, "anthropic").unwrap());
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert!(fs::read_to_string(&path).unwrap().contains("anthropic"));
+    }
+
+    proptest! {
+        #[test]
+        fn p_what_is_added_can_be_taken_out_again_whatever_the_layout(
+            space in proptest::collection::vec("[ \t\r\n]{0,3}", 8),
+            names in proptest::collection::btree_set("[a-y]{1,4}", 0..4),
+            value in r#"\{("a": "[},{ü ]{0,4}")?\}"#,
+        ) {
+            let entry = |(n, name): (usize, &String)| {
+                let around = |k: usize| &space[(n + k) % space.len()];
+                format!("{}\"{name}\"{}:{}{value}{}", around(0), around(1), around(2), around(3))
+            };
+            let entries: Vec<String> = names.iter().enumerate().map(entry).collect();
+            let text = format!(
+                "{}{{{}\"port\"{}: 1,{}\"providers\":{}{{{}}}{}}}",
+                space[0], space[1], space[2], space[3], space[4], entries.join(","), space[5]
+            );
+            let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+            let with = with_provider(&text, "zz", &value).unwrap().unwrap();
+            let mut expected = read(&text);
+            expected["providers"]["zz"] = read(&value);
+            prop_assert_eq!(read(&with), expected);
+            let keys = |text: &str| {
+                let read = read(text);
+                read["providers"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+            };
+            let last = keys(&with).pop();
+            prop_assert_eq!(last.as_deref(), Some("zz"), "order counts");
+            let without = without_provider(&with, "zz").unwrap().unwrap();
+            prop_assert_eq!(read(&without), read(&text));
+            if !names.is_empty() {
+                prop_assert_eq!(without, text.clone(), "every other byte stays");
+            }
+            let set = with_provider_field(&with, "zz", "f", "[1]").unwrap().unwrap();
+            prop_assert_eq!(&read(&set)["providers"]["zz"]["f"], &serde_json::json!([1]));
+        }
     }
 }

@@ -166,10 +166,13 @@ fn what_a_model_lacks_is_found_and_can_be_written_into_the_config() {
     assert_eq!(found["config"], lists, "{found:#}");
     let before = fs::read_to_string(&ocx.config).unwrap();
     let (done, said) = verify(&home, &["some"]);
-    assert!(done && said.contains("`--write` puts it into"), "{said}");
+    assert!(done && said.contains("`--write` puts it there"), "{said}");
     assert_eq!(fs::read_to_string(&ocx.config).unwrap(), before, "nothing is written unasked");
     let (done, said) = verify(&home, &["some", "--write"]);
-    assert!(done && said.contains("Wrote it into") && said.contains("noVisionModels"), "{said}");
+    assert!(
+        done && said.contains("Wrote the model into") && said.contains("noVisionModels"),
+        "{said}"
+    );
     let written: Value = serde_json::from_str(&fs::read_to_string(&ocx.config).unwrap()).unwrap();
     for (field, models) in lists.as_object().unwrap() {
         assert_eq!(&written["providers"]["some"][field], models, "{field}");

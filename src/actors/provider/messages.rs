@@ -87,8 +87,8 @@ pub enum DispatchError {
     },
     /// It takes callers' logins and this caller has none.
     #[error(
-        "the provider `{0}` needs the caller's own ChatGPT login; run `codex login`, and set \
-         `requires_openai_auth = true` for ocx in Codex's config.toml"
+        "the provider `{0}` needs the caller's own ChatGPT login; run `codex login`, and then \
+         `ocx sync` (by hand: `requires_openai_auth = true` for ocx in Codex's config.toml)"
     )]
     NotLoggedIn(String),
     /// No account is logged in, or its login ended.

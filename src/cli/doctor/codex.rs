@@ -57,6 +57,13 @@ pub(super) fn examine(proven: Option<&Place>, home: &Home) -> Vec<Finding> {
             "`ocx sync` writes them again; Codex does not start without",
         ));
     }
+    if codex.is_logged_in() && !status.login {
+        findings.push(Finding::doubt(
+            AREA,
+            "Codex logged in after it was led here, and does not bring its login",
+            "`ocx sync`, for ChatGPT's own models",
+        ));
+    }
     if findings.is_empty() {
         let what = format!("Codex uses {base}, with {} models", status.models);
         findings.push(Finding::good(AREA, what));

@@ -50,18 +50,19 @@ pub(super) fn private(
 ) -> Vec<Finding> {
     let mut secret = vec![home.admin_token(), home.capsule_key(), vault.path()];
     secret.extend(vault.broken_copies());
-    // One that does not check may hold keys.
-    if config.is_none_or(ConfigFile::holds_secrets) {
+    if config.is_some_and(ConfigFile::holds_secrets) {
         secret.push(path.to_owned());
     }
     let mut findings: Vec<Finding> =
         secret.iter().filter_map(|path| exposed(path, 0o600)).collect();
     // Without any of them it holds nothing yet; the first start makes it private.
-    if home.admin_token().exists() || vault.path().exists() {
+    let holds_secrets = secret.iter().any(|path| path.exists());
+    if holds_secrets {
         findings.extend(exposed(home.path(), 0o700));
     }
     if findings.is_empty() {
-        findings.push(Finding::good("files", format_args!("{} is private", home.path().display())));
+        let state = if holds_secrets { "is private" } else { "holds no secret yet" };
+        findings.push(Finding::good("files", format_args!("{} {state}", home.path().display())));
     }
     findings.extend(vault.broken_copies().iter().map(|copy| {
         Finding::doubt(

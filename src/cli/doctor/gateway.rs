@@ -30,11 +30,7 @@ fn silent(place: &Place, message: &str) -> Vec<Finding> {
             vec![Finding::doubt(AREA, what, "`ocx start` when it has ended")]
         }
         Some(_) => {
-            vec![Finding::bad(
-                AREA,
-                message,
-                "`ocx logs` says what it does; `ocx restart --now` may help",
-            )]
+            vec![Finding::bad(AREA, message, "look into its log, and start it anew")]
         }
         None => match TcpListener::bind(address) {
             Ok(_) => vec![Finding::doubt(AREA, "none of this home runs", "`ocx start` starts one")],

@@ -50,11 +50,17 @@ impl Local {
     ///
     /// When it does not run, in words.
     pub async fn at(place: Place, home: &Home) -> Result<Self, String> {
-        let Place { address, file, .. } = place;
+        let Place { address, file, instance, .. } = place;
         let token = token(file.as_ref(), home)?;
         let client = Upstream::new(&Network::new(TIMEOUT)).via(&local());
         let local = Self { client, base: format!("http://{address}"), file, token };
-        local.verify(address.port()).await?;
+        local.verify(address.port()).await.map_err(|message| match instance {
+            Some(one) => format!(
+                "{message}, though process {} runs; `ocx logs` says what it does, `ocx restart --now` may help",
+                one.pid
+            ),
+            None => format!("{message}; `ocx start` starts the gateway"),
+        })?;
         Ok(local)
     }
 
@@ -150,7 +156,7 @@ impl Local {
             .client
             .open(request, TIMEOUT)
             .await
-            .map_err(|_| format!("nothing answers at {url}; `ocx start` starts the gateway"))?;
+            .map_err(|_| format!("nothing answers at {url}"))?;
         let body = response.body.read_all(MAX_ANSWER).await.map_err(|error| error.to_string())?;
         let status = response.head.status;
         let expected = if posts { matches!(status, 200 | 409 | 422 | 500) } else { status == 200 };

@@ -45,15 +45,19 @@ fn print(args: &LogsArgs, home: &Home) -> Result<(), String> {
 fn chosen(port: Option<u16>, home: &Home) -> Result<PathBuf, String> {
     let logs = home.logs();
     let none = || format!("there is no log in {}; `ocx start` writes one", logs.display());
+    let mut running = instance::running(home);
+    running.retain(|one| port.is_none_or(|port| one.port() == port));
+    if let [only] = running.as_slice() {
+        return only.log.clone().ok_or_else(|| {
+            let (base, pid) = (only.base(), only.pid);
+            format!("the gateway at {base} (process {pid}) logs to the stderr of who runs it")
+        });
+    }
     if let Some(port) = port {
         let path = logs.join(format!("{port}.log"));
         let none =
             || format!("{} is not there; without `--port` the newest log is taken", path.display());
         return if path.exists() { Ok(path.clone()) } else { Err(none()) };
-    }
-    let running = instance::running(home).into_iter().filter_map(|one| one.log);
-    if let [only] = running.collect::<Vec<_>>().as_slice() {
-        return Ok(only.clone());
     }
     let files = fs::read_dir(&logs).into_iter().flatten().flatten().map(|entry| entry.path());
     let files = files.filter(|path| path.extension().is_some_and(|ending| ending == "log"));

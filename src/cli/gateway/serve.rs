@@ -179,6 +179,12 @@ async fn run_program(program: Program, args: &Serve, home: &Home) -> ExitCode {
             }
             let config = Arc::clone(&running.shared.cell.load().config);
             announce(address, &config, Some(path.as_path()).filter(|_| watched), &vault);
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                %address,
+                config = %path.display(),
+                "started"
+            );
             let draining = || {
                 own.stopping = true;
                 if let Ok(held) = &mut held {

@@ -1,6 +1,6 @@
 //! `ocx status`: what runs, and how it is.
 
-use std::process::ExitCode;
+use std::{net::TcpStream, process::ExitCode, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -19,6 +19,8 @@ use crate::{
     config::Home,
 };
 
+/// How long a listener may take to answer a knock.
+const KNOCK: Duration = Duration::from_millis(300);
 /// Exit code of a status when nothing runs (as the Linux Standard Base has it for services).
 const EXIT_STOPPED: u8 = 3;
 
@@ -26,6 +28,9 @@ const EXIT_STOPPED: u8 = 3;
 #[derive(Serialize)]
 struct Report {
     gateways: Vec<Row>,
+    /// Why none could be started, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    obstacle: Option<String>,
     codex: Option<crate::codex::Status>,
 }
 
@@ -56,7 +61,10 @@ pub(in crate::cli) fn status(args: &StatusArgs, home: &Home) -> ExitCode {
         rows if rows.iter().all(|row| matches!(row.state, State::Answers(_))) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     };
-    let report = Report { gateways, codex };
+    let address = Place::of(&Which::default(), home).address;
+    let taken = gateways.is_empty() && TcpStream::connect_timeout(&address, KNOCK).is_ok();
+    let obstacle = taken.then(|| format!("another program has {address}"));
+    let report = Report { gateways, obstacle, codex };
     if args.json {
         say(serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
@@ -98,7 +106,10 @@ async fn ask(place: Place, home: &Home) -> Result<Value, String> {
 
 fn print(report: &Report) {
     if report.gateways.is_empty() {
-        say("No gateway of this home runs; `ocx start` starts one.");
+        say(match &report.obstacle {
+            Some(obstacle) => format!("No gateway of this home runs, and {obstacle}."),
+            None => "No gateway of this home runs; `ocx start` starts one.".to_owned(),
+        });
     }
     for row in &report.gateways {
         print_gateway(row);

@@ -93,12 +93,16 @@ fn run(args: &VerifyArgs, home: &Home) -> Result<(), String> {
             write(&path, provider, &model, &capabilities)?;
             if !args.json {
                 let names: Vec<_> = lists.keys().map(String::as_str).collect();
-                say(format_args!("Wrote it into {} of {}.", names.join(", "), path.display()));
+                let names = names.join(", ");
+                say(format_args!("Wrote the model into {names} of {}.", path.display()));
             }
         }
         (false, false) if !args.json => {
             let names: Vec<_> = lists.keys().map(String::as_str).collect();
-            say(format_args!("`--write` puts it into {} of the config.", names.join(", ")));
+            let names = names.join(", ");
+            say(format_args!(
+                "The model belongs into {names} of `{provider}`; `--write` puts it there."
+            ));
         }
         (false, false) => {}
     }
