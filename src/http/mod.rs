@@ -11,6 +11,7 @@ mod gateway;
 mod health;
 mod manage;
 mod models;
+mod overhead;
 mod record;
 mod routes;
 mod server;

@@ -9,6 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
+use super::overhead::Overhead;
 use crate::{
     actors::Snapshot,
     callers::{Failure, KeepaliveStyle, Terminal},
@@ -19,7 +20,7 @@ use crate::{
         Metrics, Tally, Telemetry, TurnTrace,
         decisions::{CallIds, Decision, Noted},
         ledger::{Ended, model_name},
-        metrics::{CallOutcome, Held, Histogram, NO_MODEL, timestamp},
+        metrics::{CallOutcome, Held, NO_MODEL, timestamp},
         traces::{Outcome, TraceStep},
     },
 };
@@ -450,26 +451,6 @@ impl Drop for CallRecord {
         self.log(outcome.label(), took);
         // Last: it takes what it keeps.
         self.explain(outcome.label(), took);
-    }
-}
-
-/// Where the time goes that pieces of an answer take in us.
-pub struct Overhead {
-    first: Histogram,
-    later: Histogram,
-}
-
-impl Overhead {
-    /// Of a stream.
-    pub fn of(metrics: &Metrics) -> Self {
-        let phase = |phase| metrics.overhead.with_label_values(&[phase]);
-        Self { first: phase("first_chunk"), later: phase("chunk") }
-    }
-
-    /// A piece took so long, the first or another.
-    pub fn took(&self, first: bool, time: Duration) {
-        let histogram = if first { &self.first } else { &self.later };
-        histogram.observe(time.as_secs_f64());
     }
 }
 

@@ -20,10 +20,7 @@ use actix_rt::time::{Instant, Sleep, sleep};
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
 
-use super::{
-    gateway::Lifecycle,
-    record::{CallRecord, Overhead},
-};
+use super::{gateway::Lifecycle, overhead::Overhead, record::CallRecord};
 use crate::{
     adapters::DecodeError,
     callers::{Emit, Terminal},

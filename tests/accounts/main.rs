@@ -14,15 +14,14 @@ mod refreshes;
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    io::Read as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
-    time::Duration,
 };
 
 use authority::Authority;
@@ -95,16 +94,7 @@ fn ask(address: SocketAddr) -> (u16, String) {
 }
 
 fn ask_model(address: SocketAddr, model: &str) -> (u16, String) {
-    let body = json!({"model": model, "input": "hi"}).to_string();
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    write!(
-        socket,
-        "POST /v1/responses HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let mut socket = support::ocx::ask(address, &json!({"model": model, "input": "hi"}));
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
     let status = answer.split(' ').nth(1).unwrap().parse().unwrap();

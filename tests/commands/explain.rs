@@ -1,18 +1,13 @@
 //! `ocx explain`: what became of a call, by the ids that its caller knows.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::Path,
-    process::Command,
-};
+use std::{io::Read as _, net::SocketAddr, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
 use crate::{
     free_port,
     support::{
-        ocx::Ocx,
+        ocx::{self, Ocx},
         scratch,
         upstream::{Reply, Step, Upstream},
     },
@@ -24,17 +19,8 @@ fn ask(address: SocketAddr, model: &str, stream: bool) -> (String, String) {
     let tool = json!({"type": "web_search"});
     let body =
         json!({"model": model, "input": "a prompt-canary", "tools": [tool], "stream": stream});
-    let body = body.to_string();
-    let mut socket = TcpStream::connect(address).unwrap();
-    write!(
-        socket,
-        "POST /v1/responses HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
     let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
+    ocx::ask(address, &body).read_to_string(&mut answer).unwrap();
     let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap();
     (id.to_owned(), answer)
 }

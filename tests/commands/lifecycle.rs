@@ -2,8 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    io::{BufRead as _, BufReader, Read as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Command, Output, Stdio},
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     free_port,
     support::{
-        chat, scratch,
+        chat, ocx, scratch,
         upstream::{Reply, Upstream},
     },
     text,
@@ -60,16 +60,8 @@ impl House {
     }
 
     fn ask(&self, stream: bool) -> TcpStream {
-        let body = json!({"model": "chat/m", "input": "x", "stream": stream}).to_string();
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let (port, length) = (self.port, body.len());
-        write!(
-            socket,
-            "POST /v1/responses HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n\
-             content-length: {length}\r\nconnection: close\r\n\r\n{body}"
-        )
-        .unwrap();
-        socket
+        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.port);
+        ocx::ask(address, &json!({"model": "chat/m", "input": "x", "stream": stream}))
     }
 }
 
