@@ -1,9 +1,6 @@
 //! What the command line takes. The text of each item is its help.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -82,53 +79,51 @@ pub(super) enum Command {
     Reload(Which),
 }
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Serve {
+/// How a gateway is served, in the foreground or not.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Serving {
     /// Config file [default: config.json in $OPENCODEX_HOME or ~/.opencodex; none is needed].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Address to listen on, instead of the config's `hostname`.
     #[arg(long, value_name = "ADDR", value_parser = host)]
     pub host: Option<IpAddr>,
-    /// Port to listen on, instead of the config's; 0 picks a free one.
+    /// Port to listen on, instead of the config's; `serve` takes 0 for a free one.
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+impl Serving {
+    /// The flags that say the same; paths are whole.
+    pub fn flags(&self) -> Vec<String> {
+        let mut flags = vec!["--log-format".to_owned(), self.log_format.name().to_owned()];
+        if let Some(host) = self.host {
+            flags.extend(["--host".to_owned(), host.to_string()]);
+        }
+        if let Some(port) = self.port {
+            flags.extend(["--port".to_owned(), port.to_string()]);
+        }
+        if let Some(config) = &self.config {
+            let config = std::path::absolute(config).unwrap_or_else(|_| config.clone());
+            flags.extend(["--config".to_owned(), config.display().to_string()]);
+        }
+        flags
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    pub serving: Serving,
     /// Write the log there instead of to stderr: at most 16 MB, and three files of before.
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
     /// Leave the terminal, as `ocx start` wants it.
     #[arg(long, hide = true)]
     pub detached: bool,
-}
-
-impl Serve {
-    /// What starts a gateway like this again; paths are whole.
-    pub fn again(&self) -> Vec<String> {
-        again(self.log_format, self.host, self.port, self.config.as_deref())
-    }
-}
-
-fn again(
-    log_format: LogFormat,
-    host: Option<IpAddr>,
-    port: Option<u16>,
-    config: Option<&Path>,
-) -> Vec<String> {
-    let mut args = vec!["--log-format".to_owned(), log_format.name().to_owned()];
-    if let Some(host) = host {
-        args.extend(["--host".to_owned(), host.to_string()]);
-    }
-    if let Some(port) = port {
-        args.extend(["--port".to_owned(), port.to_string()]);
-    }
-    if let Some(config) = config {
-        let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
-        args.extend(["--config".to_owned(), config.display().to_string()]);
-    }
-    args
 }
 
 /// Which running gateway a command means.
@@ -144,28 +139,11 @@ pub(super) struct Which {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StartArgs {
-    /// Config file [default: config.json in $OPENCODEX_HOME or ~/.opencodex; none is needed].
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Address to listen on, instead of the config's `hostname`.
-    #[arg(long, value_name = "ADDR", value_parser = host)]
-    pub host: Option<IpAddr>,
-    /// Port to listen on, instead of the config's.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
-    /// How log lines look.
-    #[arg(long, value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    #[command(flatten)]
+    pub serving: Serving,
     /// Lead Codex to it, too.
     #[arg(long)]
     pub codex: bool,
-}
-
-impl StartArgs {
-    /// As [`Serve::again`].
-    pub fn again(&self) -> Vec<String> {
-        again(self.log_format, self.host, self.port, self.config.as_deref())
-    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -200,7 +178,7 @@ pub(super) struct StatusArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct LogsArgs {
-    /// Of the gateway on this port [default: the log that was written last].
+    /// Of the gateway on this port [default: of the one that runs, else the log that was written last].
     #[arg(long, value_name = "N")]
     pub port: Option<u16>,
     /// How many lines, from the end.

@@ -70,7 +70,7 @@ pub(super) fn remove(provider: &str, home: &Home) -> ExitCode {
 
 fn take_out(provider: &str, home: &Home) -> Result<(), String> {
     let path = home.config();
-    let changed = config::edit(&path, Readers::AsBefore, |text| {
+    config::edit(&path, Readers::AsBefore, |text| {
         let before = config::check(text.as_bytes(), &path, &process_env).map(drop);
         let text = config::without_provider(text, provider).map_err(|error| error.to_string())?;
         let text =
@@ -85,7 +85,6 @@ fn take_out(provider: &str, home: &Home) -> Result<(), String> {
         })?;
         Ok(Some(text))
     })?;
-    debug_assert!(changed);
     say(format_args!("Took `{provider}` out of {}.", path.display()));
     let opened = Vault::new(home.path()).open();
     if opened.is_ok_and(|opened| !opened.store.accounts(provider).list.is_empty()) {

@@ -137,7 +137,7 @@ pub(super) async fn begin(
         // Every target is left alone: better ask the first than nobody.
         Err(_) if plan.len() > 1 && attempts.left_alone == plan.len() && attempts.made == 0 => {
             attempts.forced = true;
-            turn.tally.notes.then("every target is left alone, so the first is asked".to_owned());
+            turn.tally.notes.then("every target is left alone, so the first is asked");
             go_through(&plan[..1], &mut call, turn, record, &mut attempts).await
         }
         first => first,

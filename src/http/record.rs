@@ -21,6 +21,7 @@ use crate::{
         decisions::{CallIds, Decision, Noted},
         ledger::{Ended, model_name},
         metrics::{CallOutcome, Held, NO_MODEL, timestamp},
+        millis,
         traces::{Outcome, TraceStep},
     },
 };
@@ -479,8 +480,4 @@ fn upstream_id(event: &Event) -> Option<String> {
 /// The outcome, if it is a failure.
 fn failure(outcome: &str) -> Option<&str> {
     Some(outcome).filter(|outcome| !matches!(*outcome, "ok" | "incomplete"))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

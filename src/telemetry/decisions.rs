@@ -12,12 +12,15 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use serde::{Serialize, Serializer};
 
-use super::ledger::{Tokens, model_name};
+use super::{
+    ledger::{Tokens, model_name},
+    millis,
+};
 use crate::model::{ModelId, ProviderId};
 
 /// Calls that each worker remembers.
@@ -337,10 +340,6 @@ fn locked(place: &Mutex<VecDeque<Decision>>) -> MutexGuard<'_, VecDeque<Decision
     place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -407,7 +406,7 @@ mod tests {
     fn a_try_that_was_left_took_till_then() {
         let notes = Notes::default();
         notes.tries(&"p".into(), &"m".into());
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(std::time::Duration::from_millis(20));
         let step = &notes.taken().steps[0];
         assert!(step.took_ms >= 20 && step.result.is_empty(), "{step:?}");
     }

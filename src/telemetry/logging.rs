@@ -1,5 +1,5 @@
-//! Structured logs on stderr or in files of bounded size, through tracing. A thread of its own writes them: a terminal or pipe
-//! that nobody reads must not hold up calls.
+//! Structured logs on stderr or in files of bounded size, through tracing. A thread of its own writes
+//! them: a terminal or pipe that nobody reads must not hold up calls.
 
 use std::{
     io::{self, Write},

@@ -9,7 +9,7 @@ mod rolling;
 mod tally;
 pub mod traces;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 pub use decisions::Decisions;
 pub use ledger::Ledger;
@@ -17,6 +17,11 @@ pub use metrics::Metrics;
 pub use prompt_cache::PromptCache;
 pub use tally::Tally;
 pub use traces::{Tracer, TurnTrace};
+
+/// A duration as it is written down, in whole milliseconds.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Where turns are told of.
 pub struct Telemetry {

@@ -69,7 +69,6 @@ impl RollingFile {
 
     /// The file that grows, and its size: another process may have begun a new one, or a person deleted it.
     fn newest(&mut self) -> io::Result<(&mut File, u64)> {
-        let identity = |meta: &Metadata| (meta.dev(), meta.ino());
         let there = fs::metadata(&self.files.path).ok();
         let (open, meta) = match (self.open.take(), there) {
             (Some(open), Some(there)) if identity(&open.metadata()?) == identity(&there) => {
@@ -90,8 +89,9 @@ impl RollingFile {
         // One process at a time; the other then finds it done.
         let lock = files.lock()?;
         lock.lock()?;
-        let before = self.open.as_ref().map(identity).transpose()?;
-        if before == Some(identity(&File::open(&files.path)?)?) {
+        let before = self.open.as_ref().map(File::metadata).transpose()?;
+        let there = fs::metadata(&files.path)?;
+        if before.is_some_and(|before| identity(&before) == identity(&there)) {
             for number in (0..files.keep - 1).rev() {
                 match fs::rename(files.path(number), files.path(number + 1)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -104,9 +104,8 @@ impl RollingFile {
     }
 }
 
-fn identity(file: &File) -> io::Result<(u64, u64)> {
-    let metadata = file.metadata()?;
-    Ok((metadata.dev(), metadata.ino()))
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 /// Whole lines are written at once.

@@ -23,6 +23,7 @@ use crate::{
     telemetry::{
         Metrics,
         metrics::{Histogram, timestamp},
+        millis,
     },
     upstream::Network,
 };
@@ -74,12 +75,12 @@ pub(super) struct Retirement {
 fn since_epoch() -> u64 {
     static EPOCH: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     let epoch = EPOCH.get_or_init(std::time::Instant::now);
-    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    millis(epoch.elapsed())
 }
 
 impl Retirement {
     fn begin(&self, drain: Duration) {
-        let drain = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+        let drain = millis(drain);
         self.deadline.store(since_epoch().saturating_add(drain), Ordering::Relaxed);
         self.retired.store(true, Ordering::Release);
     }

@@ -110,11 +110,7 @@ fn path(home: &Home, port: u16) -> PathBuf {
 /// When the file cannot be written, or another gateway holds it.
 pub(in crate::cli) fn hold(instance: &Instance, home: &Home) -> io::Result<Held> {
     home.create()?;
-    let dir = home.run();
-    match DirBuilder::new().mode(0o700).create(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    DirBuilder::new().recursive(true).mode(0o700).create(home.run())?;
     let path = path(home, instance.port());
     if alive(&path).is_some() {
         return Err(io::Error::other("another gateway holds it"));
@@ -194,11 +190,10 @@ mod tests {
         let home = Home::at(dir.path().join("home"));
         assert_eq!(running(&home), []);
         let (first, second) = (instance(2), instance(1));
-        let held = hold(&first, &home).unwrap();
+        let mut held = hold(&first, &home).unwrap();
         let other = hold(&second, &home).unwrap();
         assert!(hold(&first, &home).is_err(), "one a port");
         assert_eq!(running(&home), [second.clone(), first.clone()]);
-        let mut held = held;
         let stopping = Instance { stopping: true, ..first.clone() };
         held.tell(&stopping).unwrap();
         assert_eq!(running(&home), [second.clone(), stopping]);

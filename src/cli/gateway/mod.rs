@@ -1,5 +1,10 @@
 //! The gateway as a process: run it, find it, start and stop it in the background, and look at it.
 
+use std::{
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
 use crate::{codex::Codex, config::Home};
 
 pub(in crate::cli) mod instance;
@@ -12,6 +17,14 @@ pub(in crate::cli) mod status;
 pub(in crate::cli) mod stop;
 
 use instance::Instance;
+
+/// How long a listener may take to answer a knock.
+const KNOCK: Duration = Duration::from_millis(300);
+
+/// Whether anybody listens at an address.
+fn is_taken(address: &SocketAddr) -> bool {
+    TcpStream::connect_timeout(address, KNOCK).is_ok()
+}
 
 fn stopping(one: &Instance) -> String {
     let (base, pid) = (one.base(), one.pid);

@@ -5,13 +5,19 @@ use std::{
     process::ExitCode,
 };
 
+use clap::Parser as _;
+
 use super::{
     instance, leads_codex, none_on, serve,
-    start::{Launched, launch, parsed, tell_codex},
+    start::{Launched, launch, tell_codex},
     stop::end,
 };
 use crate::{
-    cli::{EXIT_CONFIG, args::RestartArgs, finish},
+    cli::{
+        EXIT_CONFIG,
+        args::{Cli, Command, RestartArgs, Serving},
+        finish,
+    },
     config::{Home, Listen},
 };
 
@@ -34,13 +40,13 @@ pub(in crate::cli) fn restart(args: &RestartArgs, home: &Home) -> ExitCode {
         )));
     }
     // What would not start again goes on running.
-    let checked = parsed(&one.args).and_then(|serve| {
-        let loaded = serve::may_start(&serve, home)?;
-        let Listen { host, port, .. } = loaded.config.listen;
-        Ok(SocketAddr::new(serve.host.unwrap_or(host), serve.port.unwrap_or(port)))
+    let checked = parsed(&one.args).and_then(|serving| {
+        let Listen { host, port, .. } = serve::may_start(&serving, home)?.config.listen;
+        let address = SocketAddr::new(serving.host.unwrap_or(host), serving.port.unwrap_or(port));
+        Ok((serving, address))
     });
-    let address = match checked {
-        Ok(address) => address,
+    let (serving, address) = match checked {
+        Ok(checked) => checked,
         Err(message) => {
             eprintln!("{message}\nocx: not restarted; what runs goes on");
             return ExitCode::from(EXIT_CONFIG);
@@ -57,10 +63,19 @@ pub(in crate::cli) fn restart(args: &RestartArgs, home: &Home) -> ExitCode {
     if let Err(message) = end(one, args.now, home) {
         return finish(Err(message));
     }
-    match launch(&one.args, home) {
+    match launch(&serving, home) {
         // Its port may be another now.
         Ok(Launched::Answers(one)) => finish(tell_codex(leads_codex, false, &one, home)),
         Ok(Launched::Ended(code)) => code,
         Err(message) => finish(Err(message)),
+    }
+}
+
+/// What a gateway was started with.
+fn parsed(args: &[String]) -> Result<Serving, String> {
+    let given = ["ocx", "serve"].into_iter().chain(args.iter().map(String::as_str));
+    match Cli::try_parse_from(given).map(|cli| cli.command) {
+        Ok(Command::Serve(serve)) => Ok(serve.serving),
+        _ => Err(format!("it was started with flags that this version does not know: {args:?}")),
     }
 }

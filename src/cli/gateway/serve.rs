@@ -22,11 +22,15 @@ use crate::{
         Backoff, ConfigWatcher, Guardian, ProviderSupervisor, Reload, SnapshotCell, Start, Trigger,
         WatchSettings,
     },
-    cli::{EXIT_CONFIG, args::Serve, logged_out, network, say},
+    cli::{
+        EXIT_CONFIG,
+        args::{Serve, Serving},
+        logged_out, network, say,
+    },
     config::{self, Config, DataKey, Home, Loaded, WatchMode, process_env},
     credentials::{CapsuleKey, Vault},
     http::{self, Lifecycle, Listening, Shared},
-    telemetry::{Decisions, Ledger, Metrics, Telemetry, Tracer, logging},
+    telemetry::{Decisions, Ledger, Metrics, Telemetry, Tracer, logging, millis},
 };
 
 /// What refreshes of tokens have at the end: two calls to a server, and the disk.
@@ -45,7 +49,7 @@ pub(in crate::cli) fn run(args: &Serve, home: &Home) -> ExitCode {
         // Fails for who leads its group already, who then has no terminal to lose.
         let _ = rustix::process::setsid();
     }
-    let _written = match logging::init(args.log_format, args.log_file.as_deref()) {
+    let _written = match logging::init(args.serving.log_format, args.log_file.as_deref()) {
         Ok(guard) => guard,
         Err(error) => {
             let file = args.log_file.as_deref().unwrap_or(Path::new("stderr"));
@@ -53,8 +57,9 @@ pub(in crate::cli) fn run(args: &Serve, home: &Home) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let path = args.config.clone().unwrap_or_else(|| home.config());
-    let loaded = match may_start(args, home) {
+    let serving = &args.serving;
+    let path = serving.config.clone().unwrap_or_else(|| home.config());
+    let loaded = match may_start(serving, home) {
         Ok(loaded) => loaded,
         Err(message) => {
             eprintln!("{message}");
@@ -64,8 +69,8 @@ pub(in crate::cli) fn run(args: &Serve, home: &Home) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!(%warning, "config");
     }
-    let host = args.host.unwrap_or(loaded.config.listen.host);
-    let port = args.port.unwrap_or(loaded.config.listen.port);
+    let host = serving.host.unwrap_or(loaded.config.listen.host);
+    let port = serving.port.unwrap_or(loaded.config.listen.port);
     let listener = match TcpListener::bind((host, port)) {
         Ok(listener) => listener,
         Err(error) => {
@@ -102,10 +107,10 @@ pub(in crate::cli) fn run(args: &Serve, home: &Home) -> ExitCode {
 /// # Errors
 ///
 /// When it may not, in words.
-pub(in crate::cli) fn may_start(args: &Serve, home: &Home) -> Result<Loaded, String> {
-    let path = args.config.clone().unwrap_or_else(|| home.config());
-    let loaded = load(&path, args.config.is_some())?;
-    let host = args.host.unwrap_or(loaded.config.listen.host);
+pub(in crate::cli) fn may_start(serving: &Serving, home: &Home) -> Result<Loaded, String> {
+    let path = serving.config.clone().unwrap_or_else(|| home.config());
+    let loaded = load(&path, serving.config.is_some())?;
+    let host = serving.host.unwrap_or(loaded.config.listen.host);
     match loaded.config.access.forbids(host) {
         Some(reason) => Err(format!("ocx: {reason}")),
         None => network(&loaded.config).map(|_| loaded).map_err(|reason| format!("ocx: {reason}")),
@@ -211,8 +216,8 @@ fn introduction(address: SocketAddr, shutdown: Duration, config: &Path, args: &S
         detached: args.detached,
         config: whole(config),
         log: args.log_file.as_deref().map(whole),
-        args: args.again(),
-        shutdown_ms: u64::try_from(shutdown.as_millis()).unwrap_or(u64::MAX),
+        args: args.serving.flags(),
+        shutdown_ms: millis(shutdown),
         stopping: false,
     }
 }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, error::ErrorKind};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     cli::{
         EXIT_INTERRUPTED,
-        args::{self, Cli, OpenArgs, Serve, StartArgs, Which},
+        args::{Cli, OpenArgs, Serving, StartArgs, Which},
         codex, finish, login, say,
     },
     config::Home,
@@ -37,8 +37,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// `ocx start`.
 pub(in crate::cli) fn start(args: &StartArgs, home: &Home) -> ExitCode {
-    let config = args.config.clone().unwrap_or_else(|| home.config());
-    let place = Place::of(&Which { config: Some(config), port: args.port }, home);
+    let StartArgs { serving, codex } = args;
+    if serving.port == Some(0) {
+        let message = "others have to find it: `--port` is one of 1 to 65535";
+        Cli::command().error(ErrorKind::ValueValidation, message).exit();
+    }
+    let config = serving.config.clone().unwrap_or_else(|| home.config());
+    let place = Place::of(&Which { config: Some(config), port: serving.port }, home);
     if let Some(runs) = place.instance.as_ref().filter(|one| one.stopping) {
         return finish(Err(stopping(runs)));
     }
@@ -49,9 +54,9 @@ pub(in crate::cli) fn start(args: &StartArgs, home: &Home) -> ExitCode {
             runs.pid
         )));
     }
-    match launch(&args.again(), home) {
+    match launch(serving, home) {
         Ok(Launched::Answers(one)) => {
-            finish(tell_codex(leads_codex(&one, home), args.codex, &one, home))
+            finish(tell_codex(leads_codex(&one, home), *codex, &one, home))
         }
         Ok(Launched::Ended(code)) => code,
         Err(message) => finish(Err(message)),
@@ -87,12 +92,12 @@ pub(super) enum Launched {
 /// # Errors
 ///
 /// When it cannot be started, or does neither.
-pub(super) fn launch(args: &[String], home: &Home) -> Result<Launched, String> {
+pub(super) fn launch(serving: &Serving, home: &Home) -> Result<Launched, String> {
     let logs = home.logs();
     let told = |error: io::Error| format!("{}: {error}", logs.display());
     home.create().map_err(told)?;
     DirBuilder::new().recursive(true).mode(0o700).create(&logs).map_err(told)?;
-    let port = port_of(args, home)?;
+    let port = port_of(serving, home);
     let log = logs.join(format!("{port}.log"));
     // What is said before there is a log, and by a program that falls over. One a try: two may be made
     // at once.
@@ -100,7 +105,7 @@ pub(super) fn launch(args: &[String], home: &Home) -> Result<Launched, String> {
     let out = console.reopen().map_err(told)?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut serve = Command::new(program);
-    serve.args(["serve", "--detached", "--log-file"]).arg(&log).args(args);
+    serve.args(["serve", "--detached", "--log-file"]).arg(&log).args(serving.flags());
     let err = out.try_clone().map_err(told)?;
     let child = serve.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
     let child = child.map_err(|error| format!("the gateway cannot be started: {error}"))?;
@@ -135,19 +140,10 @@ fn interrupted_ends(child: &Child) -> Arc<AtomicBool> {
     starting
 }
 
-/// The port that a gateway with these flags will have, for the name of its log.
-fn port_of(args: &[String], home: &Home) -> Result<u16, String> {
-    let Serve { config, port, .. } = parsed(args)?;
-    Ok(port.unwrap_or_else(|| written_port(&config.unwrap_or_else(|| home.config()))))
-}
-
-/// Flags of `ocx serve`.
-pub(super) fn parsed(args: &[String]) -> Result<Serve, String> {
-    let given = ["ocx", "serve"].into_iter().chain(args.iter().map(String::as_str));
-    match Cli::try_parse_from(given).map(|cli| cli.command) {
-        Ok(args::Command::Serve(serve)) => Ok(serve),
-        _ => Err(format!("it was started with flags that this version does not know: {args:?}")),
-    }
+/// The port that such a gateway will have, for the name of its log.
+fn port_of(Serving { config, port, .. }: &Serving, home: &Home) -> u16 {
+    let written = || written_port(config.as_ref().unwrap_or(&home.config()));
+    port.unwrap_or_else(written)
 }
 
 /// Waits until a gateway that was just started proves who it is, or ends.
@@ -184,10 +180,8 @@ pub(in crate::cli) fn open(args: &OpenArgs, home: &Home) -> ExitCode {
     }
     let find = || actix_web::rt::System::new().block_on(Local::find(&which, home));
     if Place::of(&which, home).instance.is_none() && find().is_err() {
-        let port = args.port;
-        let log_format = Default::default();
-        let begin = StartArgs { config: None, host: None, port, log_format, codex: false };
-        let code = start(&begin, home);
+        let serving = Serving { port: args.port, ..Serving::default() };
+        let code = start(&StartArgs { serving, codex: false }, home);
         if code != ExitCode::SUCCESS {
             return code;
         }

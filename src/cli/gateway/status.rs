@@ -1,12 +1,13 @@
 //! `ocx status`: what runs, and how it is.
 
-use std::{net::TcpStream, process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
     instance::{self, Instance},
+    is_taken,
     local::{Local, Place},
 };
 use crate::{
@@ -19,8 +20,6 @@ use crate::{
     config::Home,
 };
 
-/// How long a listener may take to answer a knock.
-const KNOCK: Duration = Duration::from_millis(300);
 /// Exit code of a status when nothing runs (as the Linux Standard Base has it for services).
 const EXIT_STOPPED: u8 = 3;
 
@@ -62,7 +61,7 @@ pub(in crate::cli) fn status(args: &StatusArgs, home: &Home) -> ExitCode {
         _ => ExitCode::FAILURE,
     };
     let address = Place::of(&Which::default(), home).address;
-    let taken = gateways.is_empty() && TcpStream::connect_timeout(&address, KNOCK).is_ok();
+    let taken = gateways.is_empty() && is_taken(&address);
     let obstacle = taken.then(|| format!("another program has {address}"));
     let report = Report { gateways, obstacle, codex };
     if args.json {

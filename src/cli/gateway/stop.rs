@@ -1,7 +1,6 @@
 //! `ocx stop`: the end of a gateway, wherever it was started.
 
 use std::{
-    net::TcpStream,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -15,7 +14,7 @@ use rustix::{
 
 use super::{
     instance::{self, Instance},
-    none_on,
+    is_taken, none_on,
 };
 use crate::{
     cli::{args::StopArgs, finish, say},
@@ -27,8 +26,6 @@ use crate::{
 const LAST_WORK: Duration = Duration::from_secs(50);
 /// And one that was told to end at once.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// How long a listener may take to answer a knock.
-const KNOCK: Duration = Duration::from_millis(300);
 /// After so long a second signal is one.
 const SECOND_WISH: Duration = Duration::from_millis(600);
 /// How often we look.
@@ -80,7 +77,7 @@ fn leave_codex(ended: &[&Instance], home: &Home) -> Result<(), String> {
 /// Whether anybody listens at an address on this machine.
 fn listens(base_url: &str) -> bool {
     let addresses = url::Url::parse(base_url).ok().and_then(|url| url.socket_addrs(|| None).ok());
-    addresses.into_iter().flatten().any(|at| TcpStream::connect_timeout(&at, KNOCK).is_ok())
+    addresses.into_iter().flatten().any(|at| is_taken(&at))
 }
 
 /// Ends a gateway and waits for that.
