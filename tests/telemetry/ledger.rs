@@ -80,7 +80,11 @@ fn answer(model: &str, (input, cached, output): (u64, u64, u64), stream: bool) -
     let told = json!({"choices": [], "usage": usage});
     let word = chat::text("word");
     match model {
-        "good" | "steady" if stream => Reply::chat(&[word, end, told, json!("[DONE]")]),
+        "good" if stream => Reply::chat(&[word, end, told, json!("[DONE]")]),
+        // Takes longer than a line waits to be written: whenever it is killed, some are written as begun.
+        "steady" if stream => {
+            Reply::stream().frames(&[word]).pause(20).frames(&[end, told, json!("[DONE]")]).end()
+        }
         "good" | "steady" => Reply::json(
             200,
             &json!({"id": "c", "object": "chat.completion", "created": 1, "model": model,
@@ -261,7 +265,7 @@ fn kill_amid(ocx: Ocx, known: &Known) {
             })
         })
         .collect();
-    eventually("turns run", Duration::from_secs(60), || known.of("steady").requests > 900);
+    eventually("turns run", Duration::from_secs(60), || known.of("steady").requests > 950);
     // As SIGKILL: `Child::kill`.
     drop(ocx);
     stop.store(true, SeqCst);
